@@ -1,0 +1,1 @@
+"""Roles and their backends, the run workspace, measurement, scenarios and the command line."""

@@ -1,0 +1,1 @@
+"""Knowledge and tested building blocks for serving stacks."""
