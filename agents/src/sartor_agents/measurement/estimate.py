@@ -1,0 +1,45 @@
+"""How long a measurement will take, before it is begun: for the time that is shown at the start, and for the budget.
+
+The estimate follows the windows: what is sent, at the rate that is expected. It knows nothing of the machine but the
+baseline's rate, which the tuning of the baseline measures first.
+"""
+
+from sartor_agents.scenarios.base import Scenario, Stage
+
+from .messages import MeasurementPolicy
+
+_PREFILL_FACTOR = 8.0  # prompt tokens are read about so many times as fast as answers are written
+_SETTLING = 1.3  # repeated warm-ups, disturbed pairs, switching
+_FIXED = 3.0  # start of the process, tokenizer, first requests
+_SCALING = 0.5  # throughput grows with concurrency to about this power
+
+
+def window_seconds(scenario: Scenario, policy: MeasurementPolicy, rate: float) -> float:
+    """Expected seconds of one window of an arm that writes `rate` tokens/s at concurrency 1."""
+    return sum(_stage_seconds(stage, scenario, policy, rate) for stage in scenario.stages)
+
+
+def single_seconds(scenario: Scenario, policy: MeasurementPolicy, rate: float) -> float:
+    """Expected seconds of a measurement of one server alone."""
+    return _FIXED + _SETTLING * policy.replicates_min * window_seconds(scenario, policy, rate)
+
+
+def paired_seconds(
+    scenario: Scenario, policy: MeasurementPolicy, rate: float, *, speedup: float = 1.5, looks: str = "first"
+) -> float:
+    """Expected seconds of a paired measurement; `looks` is `first` (a large effect) or `last` (all replicates)."""
+    pairs = policy.replicates_min if looks == "first" else policy.replicates_max
+    pair = window_seconds(scenario, policy, rate) + window_seconds(scenario, policy, rate * speedup)
+    return min(policy.wall_clock, _FIXED + _SETTLING * pairs * pair)
+
+
+def _stage_seconds(stage: Stage, scenario: Scenario, policy: MeasurementPolicy, rate: float) -> float:
+    per_request = (
+        scenario.envelope.output_tokens + scenario.envelope.input_tokens / _PREFILL_FACTOR
+    ) / rate  # at concurrency 1
+    slot = per_request * stage.concurrency**_SCALING
+    warm_up = 0.3 * policy.warmup_requests * slot
+    if stage.kind == "counted":
+        rounds = len(stage.conditions) * policy.requests_per_condition / stage.concurrency
+        return warm_up + rounds * slot
+    return warm_up + policy.window_seconds + slot / 2

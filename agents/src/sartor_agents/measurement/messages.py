@@ -1,0 +1,323 @@
+"""The border of the judge and the evaluator: what the driver asks, what they answer.
+
+Both roles run as `python -m sartor_agents.roles.{judge,evaluator} REQUEST.json RESPONSE.json`. A request names servers by
+URL only: no path to candidate code can be expressed in it. Times are seconds, rates are tokens per second, shares are 0..1.
+
+A response carries the run's own records (`sartor_api.search.records`): the judge a `Judgement`, the evaluator a
+`Measurement`, so that the driver stores them as they are. A fault of the candidate or of the machine is a record with its
+reason and failure class and exit code 0; only a role that could not answer at all exits with another code.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+
+from sartor_api.search.records import ArmSummary, FailureClass, Judgement, Measurement
+
+Seed = Annotated[str, Field(pattern=r"^[0-9a-f]{32,128}$")]
+
+
+class Message(BaseModel):
+    """Base of everything that crosses the border."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reason(StrEnum):
+    """Why a role answered as it did. Every value is explained in `REASON_MEANING`."""
+
+    PASSED = "Passed"
+    MEASURED = "Measured"
+    OUTPUT_DIVERGED = "OutputDiverged"
+    OUTPUT_TOO_SHORT = "OutputTooShort"
+    REQUEST_FAILED = "RequestFailed"
+    TOKEN_COUNT_MISMATCH = "TokenCountMismatch"
+    BATCH_VARIANT = "BatchVariant"
+    PREDICTION_CHANGED_OUTPUT = "PredictionChangedOutput"
+    STREAMING_CHANGED_OUTPUT = "StreamingChangedOutput"
+    DISCONNECT_CHANGED_OUTPUT = "DisconnectChangedOutput"
+    BAD_INPUT_ACCEPTED = "BadInputAccepted"
+    BAD_INPUT_CRASHED = "BadInputCrashed"
+    CANDIDATE_UNREACHABLE = "CandidateUnreachable"
+    CANDIDATE_DIED = "CandidateDied"
+    HANDED_OVER = "HandedOver"
+    BASELINE_UNREACHABLE = "BaselineUnreachable"
+    BASELINE_DIED = "BaselineDied"
+    BASELINE_FAILED_REQUESTS = "BaselineFailedRequests"
+    CONTENDED = "Contended"
+    WARM_UP_NOT_OVER = "WarmUpNotOver"
+    TOO_FEW_REPLICATES = "TooFewReplicates"
+    BAD_REQUEST = "BadRequest"
+    INTERNAL = "Internal"
+
+
+REASON_MEANING: dict[Reason, str] = {
+    Reason.PASSED: "Every check of the gate held.",
+    Reason.MEASURED: "The interval rests on the replicates that the policy asks for.",
+    Reason.OUTPUT_DIVERGED: "A greedy answer left the reference at a position that is no tie.",
+    Reason.OUTPUT_TOO_SHORT: "An answer had fewer tokens than the request fixed.",
+    Reason.REQUEST_FAILED: "A well-formed request inside the envelope was not answered completely.",
+    Reason.TOKEN_COUNT_MISMATCH: "The server's `usage` disagrees with our own count of the text it sent.",
+    Reason.BATCH_VARIANT: "A request alone and the same request among others gave different text.",
+    Reason.PREDICTION_CHANGED_OUTPUT: "A right, wrong or absent prediction changed the text.",
+    Reason.STREAMING_CHANGED_OUTPUT: "Streamed and not streamed text differ.",
+    Reason.DISCONNECT_CHANGED_OUTPUT: "After another client disconnected in mid-stream the text differs.",
+    Reason.BAD_INPUT_ACCEPTED: "Bad input got something else than a clear 4xx or a hand-over.",
+    Reason.BAD_INPUT_CRASHED: "Bad input made the server crash, hang or turn unhealthy.",
+    Reason.CANDIDATE_UNREACHABLE: "The candidate did not answer /health when the role started.",
+    Reason.CANDIDATE_DIED: "The candidate stopped answering in the middle.",
+    Reason.HANDED_OVER: "The baseline served requests that were sent to the candidate inside its envelope.",
+    Reason.BASELINE_UNREACHABLE: "The baseline did not answer /health when the role started.",
+    Reason.BASELINE_DIED: "The baseline stopped answering in the middle.",
+    Reason.BASELINE_FAILED_REQUESTS: "The baseline failed requests; a ratio over it would flatter.",
+    Reason.CONTENDED: "Other load or stolen time disturbed more windows than may be repeated.",
+    Reason.WARM_UP_NOT_OVER: "The data did not settle within the longest warm-up.",
+    Reason.TOO_FEW_REPLICATES: "The time limit ended the measurement before the fewest replicates.",
+    Reason.BAD_REQUEST: "The role's own request does not make sense (model folder, parameters).",
+    Reason.INTERNAL: "A fault of the role itself; its traceback is in the log.",
+}
+
+
+class Endpoint(Message):
+    """A server under measurement: reachable over HTTP on this host, and known to us by nothing else."""
+
+    name: str = Field(default="server", description="how the arm is called in samples and summaries")
+    url: str = Field(pattern=r"^http://[^/]+$", description="http://HOST:PORT without a path")
+    model: str | None = Field(default=None, description="`model` of requests; default: the first of /v1/models")
+    pid: int | None = Field(default=None, gt=0, description="root of its process tree: its CPU is not foreign load")
+    accepts_prediction: bool = Field(
+        default=True, description="false (vLLM): `prediction` is left out of what is sent; all else is the same"
+    )
+
+
+class ScenarioParameters(BaseModel):
+    """Base of the scenarios' parameters, in camelCase or snake_case. A parameter that is null keeps its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, values: Any) -> Any:
+        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{values}: each value may be named once")
+    return values
+
+
+Concurrencies = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(min_length=1, max_length=16), AfterValidator(_distinct)
+]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=16), AfterValidator(_distinct)]
+
+
+class ChatParameters(ScenarioParameters):
+    """`chat`: short prompts, fixed output lengths, throughput at each concurrency."""
+
+    concurrencies: Concurrencies = (1, 16)
+    request_rates: Rates = Field(default=(), description="open loop, requests/s; reported, not part of the speed-up")
+    prompt_tokens: int = Field(default=64, ge=8, description="mean; drawn per request from ±`spread`")
+    output_tokens: int = Field(default=128, ge=1, description="mean; drawn per request from ±`spread`, then fixed")
+    spread: float = Field(default=0.25, ge=0, le=0.9, description="keeps requests from running in lock-step")
+    api: Literal["completions", "chat"] = "completions"
+
+
+EditKind = Literal["replace", "insert", "delete", "move"]
+EditKinds = Annotated[tuple[EditKind, ...], Field(min_length=1), AfterValidator(_distinct)]
+MatchRates = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=100)], ...], Field(min_length=1, max_length=16), AfterValidator(_distinct)
+]
+
+
+class CodeEditParameters(ScenarioParameters):
+    """`code-edit`: a file to rewrite with a prediction of the result, median tokens/s at low concurrency.
+
+    Every match rate is measured with replaced tokens; the other edit kinds at the highest rate below 100 %.
+    """
+
+    concurrencies: Concurrencies = (1,)
+    match_rates: MatchRates = (0, 50, 90, 95)
+    edit_kinds: EditKinds = ("replace",)
+    without_prediction: bool = True
+    file_tokens: int = Field(default=400, ge=16, description="tokens of the file, which is also the prediction")
+    output_tokens: int | None = Field(default=None, ge=16, description="default: as many as the file has")
+
+
+class ChatScenario(Message):
+    name: Literal["chat"] = "chat"
+    parameters: ChatParameters = ChatParameters()
+
+
+class CodeEditScenario(Message):
+    name: Literal["code-edit"] = "code-edit"
+    parameters: CodeEditParameters = CodeEditParameters()
+
+
+ScenarioSpec = Annotated[ChatScenario | CodeEditScenario, Field(discriminator="name")]
+
+
+class MeasurementPolicy(Message):
+    """How much is measured, and what makes a window invalid. Use `quick()` or `thorough()`."""
+
+    replicates_min: int = Field(default=4, ge=2, description="pairs before the first look")
+    replicates_max: int = Field(default=12, ge=2)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval on the ratio")
+    comparisons: int = Field(
+        default=1, ge=1, description="best-of-N correction: the interval holds for N candidates at once (Šidák)"
+    )
+    minimum_speedup: float = Field(default=1.0, gt=0, description="stop early once the interval clears it")
+    precision: float = Field(default=0.05, gt=0, description="stop early once the half-width of the log ratio is below")
+    window_seconds: float = Field(default=10.0, gt=0, description="scored part of a throughput window")
+    requests_per_condition: int = Field(default=2, ge=1, description="per window, where requests are timed singly")
+    warmup_requests: int = Field(default=2, ge=1, description="per slot and window, at least")
+    warmup_requests_max: int = Field(default=8, ge=1)
+    request_timeout: float = Field(default=120.0, gt=0)
+    stall_timeout: float = Field(default=30.0, gt=0, description="longest silence within a stream")
+    wall_clock: float = Field(default=1800.0, gt=0, description="no new pair is begun after this many seconds")
+    maximum_contention: float = Field(
+        default=0.5, ge=0, le=1, description="stolen plus foreign share of the machine's CPU in a window"
+    )
+    maximum_contention_difference: float = Field(
+        default=0.2, ge=0, le=1, description="between the two windows of a pair"
+    )
+    invalid_pairs_max: int = Field(default=6, ge=0, description="how many disturbed pairs are repeated")
+    verify_outputs: int = Field(
+        default=4, ge=0, description="answers drawn from the scored windows and checked against the reference"
+    )
+
+    @classmethod
+    def quick(cls, **overrides: Any) -> MeasurementPolicy:
+        """For the quickstart: a large effect shown in about a minute at 50 M parameters on two cores."""
+        values: dict[str, Any] = {
+            "replicates_min": 3,
+            "replicates_max": 6,
+            "window_seconds": 4.0,
+            "requests_per_condition": 1,
+            "warmup_requests": 1,
+            "warmup_requests_max": 3,
+            "precision": 0.1,
+            "wall_clock": 150.0,
+            "maximum_contention": 0.9,
+            "maximum_contention_difference": 0.35,
+            "invalid_pairs_max": 3,
+            "verify_outputs": 2,
+        }
+        return cls(**{**values, **overrides})
+
+    @classmethod
+    def thorough(cls, **overrides: Any) -> MeasurementPolicy:
+        """For figures that are published or promote."""
+        values: dict[str, Any] = {
+            "replicates_min": 6,
+            "replicates_max": 20,
+            "window_seconds": 12.0,
+            "requests_per_condition": 3,
+            "precision": 0.03,
+            "wall_clock": 3600.0,
+            "verify_outputs": 8,
+        }
+        return cls(**{**values, **overrides})
+
+
+class GuardrailRatio(Message):
+    """Ratio candidate ÷ baseline of a latency quantile, bootstrap interval over pairs: below 1 is better."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class EvaluateRequest(Message):
+    """`paired`: candidate against baseline. `single`: one server alone over the scenario (the baseline's grid)."""
+
+    mode: Literal["paired", "single"] = "paired"
+    candidate: Endpoint | None = Field(default=None, description="the one server when mode is single")
+    baseline: Endpoint | None = None
+    model_dir: Path = Field(
+        description="tokenizer and, for chain checkpoints, chain.json; weights for `verify_outputs`"
+    )
+    scenario: ScenarioSpec
+    policy: MeasurementPolicy = MeasurementPolicy()
+    seed: Seed = Field(description="sealed; hex")
+    output_dir: Path = Field(description="where samples and the environment go")
+    samples_label: str | None = Field(default=None, description="`Measurement.samples`; default: the file's name")
+    confirmation: bool = False
+    trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
+    tie_tolerance: float = Field(default=0.05, ge=0, description="top-2 logit gap below which a divergence is a tie")
+
+
+class EvaluateResponse(Message):
+    """`measurement` in paired mode, `objective` and `arms` in single mode; `failure` when that could not be measured."""
+
+    measurement: Measurement | None = None
+    objective: float | None = Field(
+        default=None, description="the first server's metric, geometric mean over conditions, tokens/s"
+    )
+    metric: str = ""
+    arms: dict[str, ArmSummary] = Field(default={}, description="single mode: by condition")
+    guardrails: dict[str, dict[str, GuardrailRatio]] = Field(
+        default={}, description="by condition, then ttftP99, interTokenLatencyP99, endToEndLatencyP99"
+    )
+    reason: Reason
+    message: str
+    failure_class: FailureClass | None = None
+    rates: dict[str, dict[str, tuple[float, ...]]] = Field(
+        default={}, description="by condition, then arm: the metric of each window, in order"
+    )
+    pairs: int = 0
+    invalid_pairs: int = 0
+    handovers: int | None = Field(default=None, description="None: the baseline has no counter to see them by")
+    agreement: float | None = Field(default=None, description="share of paired answers with equal text")
+    verified_outputs: int = 0
+    samples: Path | None = Field(default=None, description="JSONL.gz of every request sent")
+    seconds: float = 0.0
+
+
+class JudgeRequest(Message):
+    candidate: Endpoint
+    baseline: Endpoint | None = None
+    model_dir: Path
+    scenario: ScenarioSpec
+    seed: Seed
+    output_dir: Path
+    trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
+    samples: int = Field(default=24, ge=1, description="greedy answers checked against the reference")
+    tie_tolerance: float = Field(default=0.05, ge=0)
+    request_timeout: float = Field(default=120.0, gt=0)
+    stall_timeout: float = Field(default=30.0, gt=0)
+    idle_connections: int = Field(default=200, ge=0)
+    max_model_len: int | None = Field(
+        default=None, ge=1, description="the envelope; over-long input is made from it (default: config.json)"
+    )
+
+
+class Check(Message):
+    """One check of the judge; `reproduce` is the smallest request found that shows the failure."""
+
+    name: str
+    passed: bool
+    reason: Reason
+    message: str
+    requests: int = 0
+    seconds: float = 0.0
+    reproduce: dict[str, Any] | None = None
+    evidence: dict[str, Any] = {}
+
+
+class JudgeResponse(Message):
+    judgement: Judgement
+    checks: tuple[Check, ...] = ()
+    agreement: float | None = Field(default=None, description="teacher-forced top-1 agreement with the reference")
+    samples: int = 0
+    ties: int = 0
+    handovers: int | None = None
+    samples_path: Path | None = None
+    seconds: float = 0.0

@@ -1,0 +1,124 @@
+"""From pairs of windows to what is reported: ratios with intervals, both arms of each condition, answers to check."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sartor_agents.scenarios.base import Stage
+from sartor_api.search.records import ConditionResult, Speedup
+
+from .messages import GuardrailRatio, MeasurementPolicy
+from .pairs import Pair
+from .samples import Sample
+from .scoring import Latencies, latencies, summarise
+from .seeds import derive
+from .statistics import Interval, cluster_bootstrap, combine, geometric_mean, log_ratios, quantile, t_interval
+from .windows import WindowRun
+
+_LATENCIES: dict[str, Callable[[Latencies], tuple[float, ...]]] = {
+    "ttft": lambda one: one.ttft,
+    "interTokenLatency": lambda one: one.inter_token,
+    "endToEndLatency": lambda one: one.end_to_end,
+}
+_QUANTILES = {"P50": 0.5, "P99": 0.99}
+_DRAWS = 200
+
+
+class PairTable:
+    """The valid pairs of a measurement, read condition by condition."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.pairs: list[Pair] = []
+        self.conditions = [condition for stage in stages for condition in stage.conditions]
+        self.objective_conditions = [c for stage in stages if stage.in_objective for c in stage.conditions]
+
+    def rates(self, condition: str) -> tuple[list[float], list[float]]:
+        """The metric of (candidate, baseline) in each pair."""
+        return (
+            [pair.candidate.rates()[condition] for pair in self.pairs],
+            [pair.baseline.rates()[condition] for pair in self.pairs],
+        )
+
+    def all_rates(self) -> dict[str, dict[str, tuple[float, ...]]]:
+        """By condition, then arm."""
+        return {
+            condition: {"candidate": tuple(mine), "baseline": tuple(theirs)}
+            for condition in self.conditions
+            for mine, theirs in (self.rates(condition),)
+        }
+
+    def combined(self) -> list[float]:
+        """Log of the combined ratio of each pair: the geometric mean over the objective's conditions."""
+        return combine([log_ratios(*self.rates(condition)) for condition in self.objective_conditions])
+
+    def objective(self) -> float:
+        """The candidate's own metric: median over windows, geometric mean over the objective's conditions."""
+        return geometric_mean([quantile(self.rates(c)[0], 0.5) for c in self.objective_conditions])
+
+    def results(self, policy: MeasurementPolicy, alpha: float) -> tuple[ConditionResult, ...]:
+        """Each condition with its own interval at error `alpha`; these describe, only the combined one decides."""
+        results: list[ConditionResult] = []
+        for condition in self.conditions:
+            mine, theirs = self.rates(condition)
+            interval = t_interval(log_ratios(mine, theirs), 1 - alpha)
+            stated = Interval(interval.value, interval.low, interval.high, interval.n, policy.confidence)
+            results.append(
+                ConditionResult(
+                    name=condition,
+                    ratio=speedup(stated),
+                    candidate=summarise(quantile(mine, 0.5), scored([p.candidate for p in self.pairs], condition)),
+                    baseline=summarise(quantile(theirs, 0.5), scored([p.baseline for p in self.pairs], condition)),
+                )
+            )
+        return tuple(results)
+
+    def guardrails(self, confidence: float, seed: str) -> dict[str, dict[str, GuardrailRatio]]:
+        """By condition, then metric: ratios of latency quantiles; a quantile that is infinite has none."""
+        return {condition: self._guardrails(condition, confidence, seed) for condition in self.conditions}
+
+    def _guardrails(self, condition: str, confidence: float, seed: str) -> dict[str, GuardrailRatio]:
+        mine = [latencies(scored([pair.candidate], condition)) for pair in self.pairs]
+        theirs = [latencies(scored([pair.baseline], condition)) for pair in self.pairs]
+        ratios: dict[str, GuardrailRatio] = {}
+        for name, pick in _LATENCIES.items():
+            for label, probability in _QUANTILES.items():
+                interval = cluster_bootstrap(
+                    [pick(one) for one in mine],
+                    [pick(one) for one in theirs],
+                    lambda values, p=probability: float(np.quantile(values, p, method="inverted_cdf")),
+                    confidence=confidence,
+                    rng=derive(seed, "bootstrap", condition, name, label),
+                    draws=_DRAWS,
+                )
+                if interval is not None:
+                    ratios[name + label] = GuardrailRatio(
+                        value=interval.value, low=interval.low, high=interval.high, n=interval.n
+                    )
+        return ratios
+
+
+def answers_to_check(pairs: Sequence[Pair], number: int) -> tuple[float | None, list[Sample]]:
+    """(share of paired answers that are equal, the candidate's answers to check against the reference).
+
+    Answers that differ from the baseline's come first; the rest is spread evenly over the measurement.
+    """
+    mine = [s for pair in pairs for s in pair.candidate.samples if s.ok and s.purpose == "scored"]
+    theirs = {s.request_id: s.text for pair in pairs for s in pair.baseline.samples if s.ok}
+    both = [s for s in mine if s.request_id in theirs]
+    differing = [s for s in both if s.text != theirs[s.request_id]]
+    agreement = 1 - len(differing) / len(both) if both else None
+    spread = mine[:: max(1, len(mine) // number)] if number else []
+    chosen = list({s.request_id: s for s in (*differing, *spread)}.values())[:number]
+    return agreement, chosen
+
+
+def scored(runs: Sequence[WindowRun], condition: str) -> list[Sample]:
+    """The samples of `condition` that count, over several windows."""
+    return [sample for run in runs for stage in run.stages for sample in stage.scored(condition)]
+
+
+def speedup(interval: Interval) -> Speedup:
+    """The record of an interval."""
+    return Speedup(
+        value=interval.value, low=interval.low, high=interval.high, n=interval.n, confidence=interval.confidence
+    )

@@ -1,0 +1,98 @@
+"""From samples to numbers: the metric of each condition in a window, latencies, summaries, goodput.
+
+Failed samples stay in every list, as rates of zero and infinite latencies; what is shown of infinite quantiles is `None`
+together with the number of failures, since records hold finite numbers only.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sartor_api.search.records import ArmSummary
+
+from .samples import Sample
+from .statistics import quantile
+
+_STEPS = 40  # a distribution is kept at 41 evenly spaced probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Per request, seconds: time to first token and end to end from the scheduled time; per token: the gap before it."""
+
+    ttft: tuple[float, ...]
+    inter_token: tuple[float, ...]
+    end_to_end: tuple[float, ...]
+
+
+def latencies(samples: Iterable[Sample]) -> Latencies:
+    """Latencies of `samples`; a failed sample is infinite in all three."""
+    ttft: list[float] = []
+    gaps: list[float] = []
+    whole: list[float] = []
+    for sample in samples:
+        ttft.append(sample.ttft)
+        whole.append(sample.latency)
+        gaps.extend(sample.inter_token() if sample.ok else [math.inf])
+    return Latencies(tuple(ttft), tuple(gaps), tuple(whole))
+
+
+def request_rate(samples: Sequence[Sample]) -> float:
+    """Median over requests of tokens ÷ latency; a failed request has rate zero. Zero without requests."""
+    return quantile([sample.rate for sample in samples], 0.5) if samples else 0.0
+
+
+def throughput(samples: Iterable[Sample], start: float, end: float) -> float:
+    """Tokens per second that arrived in [start, end); tokens of a sample that failed later do not count."""
+    if end <= start:
+        return 0.0
+    return tokens_between(samples, start, end) / (end - start)
+
+
+def tokens_between(samples: Iterable[Sample], start: float, end: float) -> int:
+    """Tokens of successful samples that arrived in [start, end)."""
+    return sum(n for sample in samples if sample.ok for time, n in sample.arrivals if start <= time < end)
+
+
+def goodput(
+    samples: Sequence[Sample], seconds: float, *, ttft: float = math.inf, inter_token: float = math.inf
+) -> float:
+    """Requests per second that met both objectives in seconds (of the gaps their mean), as DistServe (OSDI 24) defines it."""
+
+    def good(sample: Sample) -> bool:
+        gaps = sample.inter_token()
+        mean_gap = math.fsum(gaps) / len(gaps) if gaps else 0.0
+        return sample.ok and sample.ttft <= ttft and mean_gap <= inter_token
+
+    return sum(good(sample) for sample in samples) / seconds
+
+
+def summarise(metric: float, samples: Sequence[Sample]) -> ArmSummary:
+    """One arm under one condition, all its scored samples together; `metric` is its rate."""
+    times = latencies(samples)
+    busy = math.fsum(sample.end - sample.sent for sample in samples)
+    tokens = sum(sample.counted for sample in samples)
+    distributions = {"ttft": times.ttft, "inter_token": times.inter_token, "end_to_end": times.end_to_end}
+    return ArmSummary(
+        metric=metric,
+        requests=len(samples),
+        failed=sum(not sample.ok for sample in samples),
+        output_tokens=tokens,
+        output_tokens_per_second=tokens / busy if busy > 0 else None,
+        ttft_p50=_finite(times.ttft, 0.5),
+        ttft_p99=_finite(times.ttft, 0.99),
+        inter_token_p50=_finite(times.inter_token, 0.5),
+        inter_token_p99=_finite(times.inter_token, 0.99),
+        end_to_end_p50=_finite(times.end_to_end, 0.5),
+        end_to_end_p99=_finite(times.end_to_end, 0.99),
+        quantiles={
+            name: tuple(quantile(finite, step / _STEPS) for step in range(_STEPS + 1))
+            for name, values in distributions.items()
+            if (finite := [value for value in values if math.isfinite(value)])
+        },
+    )
+
+
+def _finite(values: Sequence[float], probability: float) -> float | None:
+    value = quantile(values, probability) if values else math.inf
+    return value if math.isfinite(value) else None

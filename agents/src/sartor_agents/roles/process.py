@@ -1,0 +1,40 @@
+"""The frame of a role process: read the request, do the work, write the response in one piece."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sartor_agents.backends.protocol import BackendError
+from sartor_agents.run.storage import write_atomic
+from sartor_api.search.records import FailureClass, Verdict
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+def failure(gate: str, error: BackendError, *, candidate_allowed: bool) -> Verdict:
+    """The verdict for a backend that gave up. A planner has no candidate to blame, so its own fault is the provider's."""
+    blamed = error.failure_class
+    if blamed is FailureClass.CANDIDATE and not candidate_allowed:
+        blamed = FailureClass.PROVIDER
+    return Verdict(gate=gate, passed=False, reason=error.reason, message=error.message, failure_class=blamed)
+
+
+def serve(arguments: Sequence[str], request_type: type[Request], work: Callable[[Request], BaseModel]) -> int:
+    """Run one role. Returns the exit code: 0 with a response written, 2 for a request that makes no sense.
+
+    Exceptions of `work` leave the process with a traceback on stderr, which the driver keeps in the step's log.
+    """
+    if len(arguments) != 2:
+        sys.stderr.write("usage: python -m sartor_agents.roles.ROLE REQUEST.json RESPONSE.json\n")
+        return 2
+    source, target = (Path(argument) for argument in arguments)
+    try:
+        request = request_type.model_validate_json(source.read_bytes())
+    except (OSError, ValidationError) as error:
+        sys.stderr.write(f"{source}: {error}\n")
+        return 2
+    write_atomic(target, work(request).model_dump_json(indent=1).encode())
+    return 0

@@ -1,0 +1,345 @@
+"""Carries a run out: asks `decide`, does what it says, records the result, asks again.
+
+Everything that decides is in `sartor_api.search`; everything that touches processes is behind `Steps`. What is left here is
+the order of writes that makes a run survive being killed at any point:
+
+1. the step is reserved in the books (committed), 2. it is carried out, 3. its record and the settled books are committed
+together. Killed before 1, nothing happened; between 1 and 3, the step is lost, its reservation is charged and it is done
+again under a new execution number; after 3, it is done.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sartor_agents.run import events, notes
+from sartor_agents.run.repository import RunRepository
+from sartor_api.search.budget import Ledger
+from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
+from sartor_api.search.estimate import ACCELERATED, eta_seconds, step_seconds
+from sartor_api.search.records import (
+    BaselineRecord,
+    Cost,
+    FailureClass,
+    Finished,
+    Implementation,
+    Judgement,
+    Measurement,
+    Plan,
+    Speedup,
+    StepKind,
+    StepRecord,
+    StepResult,
+    Verdict,
+)
+from sartor_api.search.state import RunState, fold
+
+Emit = Callable[[events.Event], None]
+
+
+class Clock(Protocol):
+    """Time is passed in, so that tests do not wait."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        ...
+
+    def wait(self, seconds: float) -> None: ...
+
+
+class SystemClock:
+    """Wall time that never runs backwards: the monotonic clock from the wall time at the start."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        return self._offset + time.monotonic()
+
+    def wait(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step gave: its result and what it cost of tokens and money (accelerator time is booked by duration)."""
+
+    result: StepResult
+    cost: Cost = field(default_factory=Cost)
+
+
+class Steps(Protocol):
+    """Carries out single steps. Idempotent: a step may be begun again after it was killed half-way."""
+
+    def prepare(self, begin: Begin, run: RunState) -> Mapping[str, str]:
+        """Files to commit before the step begins: commitments to its sealed seed."""
+        ...
+
+    def execute(self, begin: Begin, run: RunState, progress: Callable[[str], None]) -> StepOutcome:
+        """Do the step within `begin.deadline_seconds`. Every failure of step or candidate is a `Verdict` in the result;
+        exceptions are for what ends the session (a full disk, Ctrl-C, a defect)."""
+        ...
+
+    def deliver(self, commit: str) -> str:
+        """Put the winner where users find it; returns the path of its folder."""
+        ...
+
+    def close(self) -> None:
+        """End every server and process."""
+        ...
+
+
+class Driver:
+    """One session of one run. The caller holds the run's lock."""
+
+    def __init__(
+        self, repository: RunRepository, steps: Steps, *, clock: Clock, emit: Emit, report: Callable[[RunState], str]
+    ) -> None:
+        """`report` renders the report and returns its path; it is called after every closed round and at the end."""
+        self._repository = repository
+        self._steps = steps
+        self._clock = clock
+        self._emit = emit
+        self._report = report
+        stored = repository.load()
+        self._session_started = clock.now()
+        self._resumed = bool(stored.ledger.entries)
+        self.run: RunState = stored.state(self._session_started)
+
+    def drive(self) -> Finished:
+        """Until the run has finished. Raises what ends a session; what was recorded is whole whatever is raised."""
+        now = self._clock.now()
+        self._emit(
+            events.Started(
+                at=now,
+                name=self.run.spec.name,
+                scenario=self.run.spec.scenario,
+                run=str(self._repository.path.parent),
+                resumed=self._resumed,
+                rounds=self.run.spec.budget.rounds,
+                eta_seconds=eta_seconds(self.run, now),
+                left_seconds=self._left(now),
+                step_seconds={kind: step_seconds(self.run, kind) for kind in StepKind},
+            )
+        )
+        if self.run.ledger.in_flight is not None:
+            # Whoever began it is gone (we hold the lock), and what it spent is unknown.
+            self._save_ledger(self.run.ledger.abandon_open(), "A step was lost when the run was interrupted")
+        try:
+            while True:
+                now = self._clock.now()
+                match decide(self.run, now):
+                    case Begin() as begin:
+                        self._step(begin)
+                    case Wait() as wait:
+                        seconds = max(0.0, wait.until - now)
+                        self._emit(events.Waiting(at=now, seconds=seconds, reason=wait.reason.value))
+                        self._clock.wait(seconds)
+                    case Cancel() as cancel:
+                        # Steps are carried out one after the other here, so an open entry is a lost step.
+                        self._save_ledger(self.run.ledger.abandon_open(), f"Cancelled {cancel.id}")
+                    case Finish() as finish:
+                        return self._finish(finish)
+        finally:
+            self._steps.close()
+
+    def _left(self, now: float) -> float:
+        return self.run.spec.budget.wall_clock_seconds - self.run.elapsed(now)
+
+    def _refold(
+        self, ledger: Ledger, *, record: StepRecord | None = None, finished: Finished | None = None
+    ) -> RunState:
+        records = (*self.run.records, record) if record is not None else self.run.records
+        return fold(
+            self.run.spec,
+            records,
+            ledger=ledger,
+            session_started=self._session_started,
+            finished=finished or self.run.finished,
+        )
+
+    def _save_ledger(self, ledger: Ledger, message: str, files: Mapping[str, str] | None = None) -> None:
+        self._repository.save_ledger(ledger, message, self._clock.now(), files or {})
+        self.run = self._refold(ledger)
+
+    def _step(self, begin: Begin) -> None:
+        started = self._clock.now()
+        ledger = self.run.ledger.reserve(
+            begin.id, begin.reserve, now=started, deadline=started + begin.deadline_seconds
+        )
+        self._save_ledger(ledger, f"Begin {begin.id}", self._steps.prepare(begin, self.run))
+        self._emit(
+            events.StepStarted(
+                at=started,
+                id=begin.id,
+                step=begin.step,
+                round=begin.round,
+                attempt=begin.attempt,
+                reason=begin.reason.value,
+                expected_seconds=step_seconds(self.run, begin.step),
+                eta_seconds=eta_seconds(self.run, started),
+                left_seconds=self._left(started),
+            )
+        )
+
+        def progress(message: str) -> None:
+            self._emit(events.Progress(at=self._clock.now(), step=begin.step, message=message))
+
+        outcome = self._steps.execute(begin, self.run, progress)
+        self._record(begin, outcome, started, max(started, self._clock.now()))
+
+    def _record(self, begin: Begin, outcome: StepOutcome, started: float, finished: float) -> None:
+        held = self.run.spec.accelerators * (finished - started) if begin.step in ACCELERATED else 0.0
+        cost = outcome.cost + Cost(accelerator_seconds=held)
+        record = StepRecord(
+            id=begin.id,
+            sequence=len(self.run.records) + 1,
+            step=begin.step,
+            round=begin.round,
+            attempt=begin.attempt,
+            started=started,
+            finished=finished,
+            cost=cost,
+            result=outcome.result,
+        )
+        ledger = self.run.ledger.settle(begin.id, cost)
+        before = {r.number for r in self.run.closed_rounds}
+        after = self._refold(ledger, record=record)
+        files = {"roadmap.md": notes.roadmap(after), **notes.issues(after)}
+        self._repository.save_record(record, ledger, files, _subject(record))
+        self.run = after
+        self._tell(record)
+        for closed in after.closed_rounds:
+            if closed.number not in before:
+                self._report(after)
+                now = self._clock.now()
+                self._emit(
+                    events.RoundClosed(
+                        at=now,
+                        round=closed.number,
+                        kept=closed.kept,
+                        speedup=closed.speedup,
+                        best_round=after.best.round if after.best else None,
+                        best_speedup=after.best.speedup if after.best else None,
+                        eta_seconds=eta_seconds(after, now),
+                        left_seconds=self._left(now),
+                    )
+                )
+
+    def _tell(self, record: StepRecord) -> None:
+        failure, at = record.failure, record.finished
+        match record.result:
+            case Plan() as plan:
+                self._emit(
+                    events.Planned(
+                        at=at,
+                        round=record.round,
+                        action=plan.action,
+                        hypothesis=plan.hypothesis,
+                        forecast_speedup=plan.forecast_speedup,
+                    )
+                )
+            case Judgement() as judgement:
+                for v in judgement.verdicts:
+                    self._emit(
+                        events.Judged(
+                            at=at,
+                            round=record.round,
+                            gate=v.gate,
+                            passed=v.passed,
+                            reason=v.reason,
+                            message=v.message,
+                        )
+                    )
+            case Measurement(speedup=Speedup() as speedup):
+                self._emit(
+                    events.Measured(
+                        at=at,
+                        round=record.round,
+                        speedup=speedup,
+                        confirmation=record.step is StepKind.CONFIRM,
+                    )
+                )
+            case _:
+                pass
+        self._emit(
+            events.StepEnded(
+                at=at,
+                id=record.id,
+                step=record.step,
+                round=record.round,
+                seconds=record.finished - record.started,
+                failure_class=failure.failure_class if failure else None,
+                reason=failure.reason if failure else "",
+                message=failure.message if failure else "",
+            )
+        )
+
+    def _finish(self, finish: Finish) -> Finished:
+        now = self._clock.now()
+        # A winner is delivered before the end is recorded, so a run that says it finished has its stack.
+        stack = self._steps.deliver(finish.best.commit) if finish.best is not None else None
+        finished = self.run.finished
+        if finished is None:
+            confirmed = finish.best is not None and self.run.confirmations
+            measured = self.run.confirmations[-1].result if confirmed else None
+            finished = Finished(
+                outcome=finish.outcome,
+                reason=finish.reason.value,
+                message=finish.message,
+                best_round=finish.best.round if finish.best else None,
+                commit=finish.best.commit if finish.best else None,
+                content_hash=finish.best.content_hash if finish.best else None,
+                speedup=measured.speedup if isinstance(measured, Measurement) else None,
+                at=now,
+            )
+            self._repository.save_finished(finished)
+            self.run = self._refold(self.run.ledger, finished=finished)
+        report = self._report(self.run)
+        speedup = finished.speedup
+        self._emit(
+            events.RunFinished(
+                at=now,
+                outcome=finished.outcome,
+                reason=finished.reason,
+                message=finished.message,
+                speedup=events.FinishedSpeedup(value=speedup.value, low=speedup.low, high=speedup.high, n=speedup.n)
+                if speedup
+                else None,
+                stack=stack,
+                report=report,
+                seconds=self.run.elapsed(now),
+            )
+        )
+        return finished
+
+
+def _subject(record: StepRecord) -> str:
+    """The subject line of a record's commit."""
+    failure = record.failure
+    what = f"failed: {failure.reason}" if failure else _said(record.result)
+    where = f"Round {record.round}: " if record.round else ""
+    return f"{where}{record.step.value} {what}"[:100].replace("\n", " ")
+
+
+def _said(result: StepResult) -> str:
+    match result:
+        case Plan():
+            return f"{result.action}: {result.hypothesis}"
+        case Implementation():
+            return result.content_hash[:12]
+        case Measurement():
+            return notes.interval(result.speedup)
+        case BaselineRecord():
+            return f"{result.engine} {result.version}, {result.chosen or 'default'}"
+        case Judgement():
+            return "passed"
+        case Verdict():
+            return result.reason
+
+
+def failed(gate: str, reason: str, message: str, failure_class: FailureClass) -> StepOutcome:
+    """The outcome of a step that could not be done."""
+    return StepOutcome(Verdict(gate=gate, passed=False, reason=reason, message=message, failure_class=failure_class))

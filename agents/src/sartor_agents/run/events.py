@@ -1,0 +1,146 @@
+"""What a run tells while it goes on: typed events, for the terminal, for machines (one JSON line each) and for the log."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sartor_api.search.records import FailureClass, Outcome, Speedup, StepKind
+
+
+class _Event(BaseModel):
+    """`at` is Unix time; `eta_seconds` is what is left at most, `left_seconds` the wall clock left."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: float
+
+
+class Started(_Event):
+    event: Literal["started"] = "started"
+    name: str
+    scenario: str
+    run: str
+    resumed: bool
+    rounds: int
+    eta_seconds: float
+    left_seconds: float
+    step_seconds: dict[StepKind, float] = Field(description="what each kind of step is expected to take")
+
+
+class StepStarted(_Event):
+    event: Literal["step-started"] = "step-started"
+    id: str
+    step: StepKind
+    round: int
+    attempt: int
+    reason: str
+    expected_seconds: float
+    eta_seconds: float
+    left_seconds: float
+
+
+class Progress(_Event):
+    """Something within a step: a gate that passed, a pair of windows, a setting of the grid."""
+
+    event: Literal["progress"] = "progress"
+    step: StepKind
+    message: str
+
+
+class Planned(_Event):
+    event: Literal["planned"] = "planned"
+    round: int
+    action: str
+    hypothesis: str
+    forecast_speedup: float | None
+
+
+class Judged(_Event):
+    event: Literal["judged"] = "judged"
+    round: int
+    gate: str
+    passed: bool
+    reason: str
+    message: str
+
+
+class Measured(_Event):
+    event: Literal["measured"] = "measured"
+    round: int
+    speedup: Speedup
+    confirmation: bool
+
+
+class StepEnded(_Event):
+    """`failure_class` is None for a step that gave what it should."""
+
+    event: Literal["step-ended"] = "step-ended"
+    id: str
+    step: StepKind
+    round: int
+    seconds: float
+    failure_class: FailureClass | None = None
+    reason: str = ""
+    message: str = ""
+
+
+class RoundClosed(_Event):
+    event: Literal["round"] = "round"
+    round: int
+    kept: bool
+    speedup: Speedup | None
+    best_round: int | None
+    best_speedup: Speedup | None
+    eta_seconds: float
+    left_seconds: float
+
+
+class Waiting(_Event):
+    event: Literal["waiting"] = "waiting"
+    seconds: float
+    reason: str
+
+
+class FinishedSpeedup(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class RunFinished(_Event):
+    """The last event. `stack` is the winner's folder, None without one."""
+
+    event: Literal["finished"] = "finished"
+    outcome: Outcome
+    reason: str
+    message: str
+    speedup: FinishedSpeedup | None
+    stack: str | None
+    report: str | None
+    seconds: float
+
+
+class Interrupted(_Event):
+    """The last event of a session that was stopped; the run can go on with --resume."""
+
+    event: Literal["interrupted"] = "interrupted"
+    run: str
+
+
+Event = Annotated[
+    Started
+    | StepStarted
+    | Progress
+    | Planned
+    | Judged
+    | Measured
+    | StepEnded
+    | RoundClosed
+    | Waiting
+    | RunFinished
+    | Interrupted,
+    Field(discriminator="event"),
+]

@@ -1,0 +1,400 @@
+"""The steps of a run on this machine: role processes, candidate servers, the baseline server."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, PlanContext, Usage
+from sartor_agents.measurement.messages import (
+    Endpoint,
+    EvaluateRequest,
+    EvaluateResponse,
+    JudgeRequest,
+    JudgeResponse,
+)
+from sartor_agents.roles.messages import ImplementRequest, ImplementResponse, PlanRequest, PlanResponse
+from sartor_agents.run import candidates
+from sartor_agents.run.content import ContentError, snapshot
+from sartor_agents.run.driver import StepOutcome, failed
+from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
+from sartor_agents.run.guardrails import guarded
+from sartor_agents.run.layout import RunLayout
+from sartor_agents.run.model import configuration_copy
+from sartor_agents.run.notes import roadmap
+from sartor_agents.run.repository import RunRepository
+from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
+from sartor_agents.run.role import Response, RoleError, role_command, run_role
+from sartor_agents.run.seals import Seals
+from sartor_agents.run.servers import RunningServer, ServerError, free_port
+from sartor_agents.run.storage import storage_errors
+from sartor_agents.run.tuning import tune
+from sartor_api.search.decide import Begin
+from sartor_api.search.estimate import ACCELERATED
+from sartor_api.search.records import (
+    Cost,
+    FailureClass,
+    Judgement,
+    SeedCommitment,
+    StepKind,
+    Verdict,
+)
+from sartor_api.search.state import RunState
+
+Progress = Callable[[str], None]
+
+MARGIN_SECONDS = 20.0
+"""What an evaluator's process may take to end after the last pair that it may begin."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Memory in bytes for the process tree of one candidate, and of one role."""
+
+    candidate_bytes: int
+    role_bytes: int
+
+
+class LocalSteps:
+    """`Steps` on this machine. The baseline stays up from one step to the next; everything else lives for one step."""
+
+    def __init__(
+        self,
+        layout: RunLayout,
+        repository: RunRepository,
+        *,
+        model_dir: Path,
+        engine: Engine,
+        hardware: HardwareFacts,
+        skills_root: Path | None,
+        limits: Limits,
+        command: Callable[[str], Sequence[str]] = role_command,
+    ) -> None:
+        self._layout = layout
+        self._repository = repository
+        self._model_dir = model_dir
+        self._engine = engine
+        self._hardware = hardware
+        self._skills_root = skills_root
+        self._limits = limits
+        self._command = command
+        self._seals = Seals(layout.sealed)
+        self._baseline = BaselineServer(engine, layout.logs)
+        self._baseline_port = free_port()
+
+    # --- the border to the driver -----------------------------------------------------------------------------------
+
+    def prepare(self, begin: Begin, run: RunState) -> Mapping[str, str]:
+        if begin.step not in ACCELERATED:
+            return {}
+        name = begin.id.replace("/", "-")
+        return {f"seeds/{name}.json": self._seals.commitment(begin.id).model_dump_json() + "\n"}
+
+    def execute(self, begin: Begin, run: RunState, progress: Progress) -> StepOutcome:
+        deadline = time.monotonic() + begin.deadline_seconds
+        work: dict[StepKind, Callable[[Begin, RunState, Progress, float], StepOutcome]] = {
+            StepKind.BASELINE: self._tune,
+            StepKind.PLAN: self._plan,
+            StepKind.IMPLEMENT: self._implement,
+            StepKind.JUDGE: self._judge,
+            StepKind.EVALUATE: self._evaluate,
+            StepKind.CONFIRM: self._evaluate,
+        }
+        try:
+            return work[begin.step](begin, run, progress, deadline)
+        except RoleError as error:
+            return failed(begin.step.value, error.reason, str(error), FailureClass.INFRASTRUCTURE)
+        except candidates.CandidateError as error:
+            return failed(begin.step.value, error.reason, str(error), FailureClass.CANDIDATE)
+
+    def deliver(self, commit: str) -> str:
+        target = self._layout.stack
+        staging = self._layout.root / f".delivery-{commit[:12]}"
+        with storage_errors(target):
+            shutil.rmtree(staging, ignore_errors=True)
+            self._repository.export(commit, staging)
+            shutil.rmtree(target, ignore_errors=True)
+            (staging / "stack").rename(target)
+            shutil.rmtree(staging, ignore_errors=True)
+        return str(target)
+
+    def close(self) -> None:
+        self._baseline.stop()
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def _tune(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
+        def request(endpoint: Endpoint) -> EvaluateRequest:
+            return EvaluateRequest(
+                mode="single",
+                candidate=endpoint,
+                model_dir=self._model_dir,
+                scenario=scenario_spec(run.spec),
+                policy=measurement_policy(run.spec, wall_clock=deadline - time.monotonic()),
+                seed=self._seals.seed(begin.id),
+                output_dir=self._samples(begin),
+            )
+
+        def ask(message: EvaluateRequest, seconds: float) -> EvaluateResponse:
+            return self._role("evaluator", message, EvaluateResponse, begin, seconds, progress)
+
+        result = tune(
+            self._engine,
+            self._baseline,
+            port=self._baseline_port,
+            seconds=deadline - time.monotonic(),
+            request=request,
+            ask=ask,
+            progress=progress,
+            fingerprint={
+                "cpu": self._hardware.cpu_model,
+                "cores": self._hardware.cores,
+                "memory_bytes": self._hardware.memory_bytes,
+            },
+        )
+        return StepOutcome(result)
+
+    def _plan(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
+        assert run.baseline is not None, "planning begins after the baseline was measured"
+        context = PlanContext(
+            run=run.spec,
+            round=begin.round,
+            model_dir=self._configuration(),
+            hardware=self._hardware,
+            baseline=run.baseline,
+            rounds=run.closed_rounds,
+            incumbent=run.best.round if run.best else None,
+            head=run.head,
+            skills_root=self._skills_root,
+            roadmap=roadmap(run),
+        )
+        request = PlanRequest(backend=self._backend(run), context=context)
+        response = self._role("planner", request, PlanResponse, begin, deadline - time.monotonic(), progress)
+        if response.plan is None:
+            assert response.failure is not None, "a response has one of the two"
+            return StepOutcome(response.failure, _cost(response.usage))
+        plan = response.plan
+        known = {a.implementation.commit for r in run.rounds for a in r.attempts if a.implementation}
+        problem = None
+        if plan.round != begin.round:
+            problem = f"the plan is for round {plan.round}, asked was round {begin.round}"
+        elif plan.parent is not None and plan.parent not in known:
+            problem = f"the plan's parent {plan.parent[:12]} is no candidate of this run"
+        if problem is not None:
+            outcome = failed("plan", "PlanInvalid", problem, FailureClass.PROVIDER)
+            return StepOutcome(outcome.result, _cost(response.usage))
+        return StepOutcome(plan, _cost(response.usage))
+
+    def _implement(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
+        current = run.open_round
+        assert current is not None and current.plan is not None, "implementing begins after a plan"
+        worktree = self._layout.worktree(begin.round)
+        with storage_errors(worktree):
+            shutil.rmtree(worktree, ignore_errors=True)
+            worktree.mkdir(parents=True)
+        # A repair goes on from the failed try, a first try from the plan's parent.
+        failed_try = current.implementation
+        source = failed_try.commit if failed_try is not None else current.plan.parent
+        if source is not None:
+            self._repository.export(source, worktree)
+        context = ImplementContext(
+            run=run.spec,
+            plan=current.plan,
+            attempt=begin.attempt,
+            worktree=worktree,
+            model_dir=self._configuration(),
+            hardware=self._hardware,
+            skills_root=self._skills_root,
+            feedback=begin.feedback,
+        )
+        request = ImplementRequest(backend=self._backend(run), context=context)
+        response = self._role("implementer", request, ImplementResponse, begin, deadline - time.monotonic(), progress)
+        cost = _cost(response.usage)
+        if response.implementation is None:
+            assert response.failure is not None, "a response has one of the two"
+            return StepOutcome(response.failure, cost)
+        try:
+            files = snapshot(worktree)
+        except ContentError as error:
+            outcome = failed("implement", error.reason, str(error), FailureClass.CANDIDATE)
+            return StepOutcome(outcome.result, cost)
+        done = self._repository.save_candidate(
+            begin.round, current.plan.parent, files, response.implementation, time.time()
+        )
+        return StepOutcome(done, cost)
+
+    def _judge(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
+        try:
+            baseline = self._ensure_baseline(run)
+        except ServerError as error:
+            return failed("judge", f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
+        with self._candidate(*self._under_test(begin, run), begin, baseline.url, deadline, progress) as server:
+            request = JudgeRequest(
+                candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
+                baseline=self._endpoint(baseline),
+                model_dir=self._model_dir,
+                scenario=scenario_spec(run.spec),
+                seed=self._seals.seed(begin.id),
+                output_dir=self._sealed(begin),
+                samples=judge_samples(run.spec),
+                tie_tolerance=tie_tolerance(run.spec),
+            )
+            seconds = deadline - time.monotonic()
+            response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
+            return StepOutcome(_with_death(response.judgement, server))
+
+    def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
+        gate = begin.step.value
+        try:
+            baseline = self._ensure_baseline(run)
+        except ServerError as error:
+            return failed(gate, f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
+        with self._candidate(*self._under_test(begin, run), begin, baseline.url, deadline, progress) as server:
+            seconds = deadline - time.monotonic()
+            seed = self._seals.seed(begin.id)
+            folder = self._samples(begin)
+            request = EvaluateRequest(
+                candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
+                baseline=self._endpoint(baseline),
+                model_dir=self._model_dir,
+                scenario=scenario_spec(run.spec),
+                policy=measurement_policy(run.spec, wall_clock=seconds - MARGIN_SECONDS),
+                seed=seed,
+                output_dir=folder,
+                confirmation=begin.step is StepKind.CONFIRM,
+                tie_tolerance=tie_tolerance(run.spec),
+            )
+            response = self._role("evaluator", request, EvaluateResponse, begin, seconds, progress)
+            if (death := _memory_death(server)) is not None:
+                return failed(gate, *death, FailureClass.CANDIDATE)
+            if response.measurement is None:
+                blamed = response.failure_class or FailureClass.MEASUREMENT
+                return failed(gate, response.reason.value, response.message, blamed)
+            measurement = response.measurement.model_copy(
+                update={
+                    "seed": SeedCommitment.of(seed),
+                    "samples": self._relative(response.samples),
+                    "confirmation": begin.step is StepKind.CONFIRM,
+                }
+            )
+            return StepOutcome(guarded(measurement, run.spec.guardrails, response.guardrails))
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _under_test(self, begin: Begin, run: RunState) -> tuple[str, str]:
+        """Commit and content hash of the candidate that the step is about."""
+        if begin.candidate is not None:
+            return begin.candidate.commit, begin.candidate.content_hash
+        current = run.open_round
+        implementation = current.implementation if current is not None else None
+        assert implementation is not None, "judging begins after an implementation"
+        return implementation.commit, implementation.content_hash
+
+    def _candidate(
+        self,
+        commit: str,
+        content_hash: str,
+        begin: Begin,
+        baseline_url: str,
+        deadline: float,
+        progress: Progress,
+    ) -> RunningServer:
+        """The candidate, built and ready. Raises `CandidateError`."""
+        folder = candidates.checkout(self._repository, self._layout, commit, content_hash)
+        log = self._log(begin, "candidate")
+        memory = self._limits.candidate_bytes
+        progress("building the candidate")
+        candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory)
+        progress("starting the candidate")
+        spec = candidates.server_spec(
+            folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory
+        )
+        try:
+            return RunningServer(spec, log)
+        except ServerError as error:
+            raise candidates.CandidateError(f"Candidate{error.reason}", str(error)) from error
+
+    def _ensure_baseline(self, run: RunState) -> RunningServer:
+        assert run.baseline is not None, "candidates are judged after the baseline was measured"
+        return self._baseline.ensure(chosen_setting(run.baseline), self._baseline_port)
+
+    def _endpoint(self, server: RunningServer) -> Endpoint:
+        return Endpoint(
+            name="baseline",
+            url=server.url,
+            pid=server.process.pid,
+            accepts_prediction=self._engine.accepts_prediction,
+        )
+
+    def _role(
+        self,
+        role: str,
+        request: PlanRequest | ImplementRequest | JudgeRequest | EvaluateRequest,
+        response: type[Response],
+        begin: Begin,
+        seconds: float,
+        progress: Progress,
+    ) -> Response:
+        return run_role(
+            role,
+            request,
+            response,
+            folder=self._layout.exchange / f"{begin.id.replace('/', '-')}-{role}",
+            log=self._log(begin, role),
+            timeout=max(1.0, seconds),
+            memory_bytes=self._limits.role_bytes,
+            on_progress=progress,
+            command=self._command,
+        )
+
+    def _backend(self, run: RunState) -> str:
+        return str(run.spec.agents.get("backend", "playbook"))
+
+    def _configuration(self) -> Path:
+        return configuration_copy(self._model_dir, self._layout.exchange / "model")
+
+    def _log(self, begin: Begin, what: str) -> Path:
+        return self._layout.logs / f"{begin.id.replace('/', '-')}-{what}.log"
+
+    def _samples(self, begin: Begin) -> Path:
+        return _folder(self._layout.samples / begin.id.replace("/", "-"))
+
+    def _sealed(self, begin: Begin) -> Path:
+        return _folder(self._layout.sealed / begin.id.replace("/", "-"))
+
+    def _relative(self, path: Path | None) -> str | None:
+        root = self._layout.root
+        return None if path is None else str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def _folder(path: Path) -> Path:
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path
+
+
+def _cost(usage: Usage) -> Cost:
+    return Cost(tokens=usage.tokens, money=usage.money)
+
+
+def _memory_death(server: RunningServer) -> tuple[str, str] | None:
+    """Reason and message if the candidate was ended for its memory: the true cause of whatever else was seen."""
+    death = server.death()
+    return death if death is not None and death[0] == "MemoryExceeded" else None
+
+
+def _with_death(judgement: Judgement, server: RunningServer) -> Judgement | Verdict:
+    death = server.death()
+    if death is None:
+        return judgement
+    reason, message = death
+    verdict = Verdict(
+        gate="alive",
+        passed=False,
+        reason=f"Candidate{reason}",
+        message=message,
+        failure_class=FailureClass.CANDIDATE,
+    )
+    others = [v for v in judgement.verdicts if v.passed or v.failure_class is FailureClass.CANDIDATE]
+    return Judgement(verdicts=(verdict, *others))

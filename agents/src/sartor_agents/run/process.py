@@ -1,0 +1,206 @@
+"""Processes under guard: started in a scrubbed environment, watched, and gone when they should be.
+
+Every process of a run (roles, candidates, builds) is started here, below `guard`, which ends the whole tree when this
+process closes the pipe or dies in any way. Memory is watched over the whole tree, since one process's limit says nothing
+about its children.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from sartor_agents.run.storage import storage_errors
+
+GUARD = Path(__file__).with_name("guard.py")
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+"""What a process inherits; everything else (credentials above all) it is given explicitly or not at all."""
+
+WATCH_SECONDS = 0.2
+
+
+def scrubbed_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """A fresh environment with `home` as HOME and TMPDIR, so that nothing of the user's is read or written."""
+    inherited = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {
+        "LANG": "C.UTF-8",
+        **inherited,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        **(extra or {}),
+    }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended. `problem` is None, `TimedOut`, `MemoryExceeded` or `Stopped`; `code` is negative-free."""
+
+    code: int
+    problem: str | None
+    seconds: float
+
+
+class GuardedProcess:
+    """One process tree. Use as a context manager: leaving it kills what is left."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        environment: Mapping[str, str],
+        log: Path,
+        memory_bytes: int | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        """Start `command`. Both its streams are appended to `log`; `on_line` sees each line (from a thread)."""
+        self.command = tuple(command)
+        self.log = log
+        self.peak_bytes = 0
+        self._memory_bytes = memory_bytes
+        self._problem: str | None = None
+        self._started = time.monotonic()
+        self._tail: deque[str] = deque(maxlen=40)
+        reading, self._pipe = os.pipe()
+        try:
+            with storage_errors(log):
+                log.parent.mkdir(parents=True, exist_ok=True)
+                self._log = log.open("ab")
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(GUARD), str(reading), *command],
+                cwd=cwd,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(reading,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._pipe)
+            raise
+        finally:
+            os.close(reading)
+        self._on_line = on_line
+        self._reader = threading.Thread(target=self._read, name=f"log of {command[0]}", daemon=True)
+        self._reader.start()
+        self._watcher: threading.Thread | None = None
+        if memory_bytes is not None:
+            self._watcher = threading.Thread(target=self._watch, name="memory watch", daemon=True)
+            self._watcher.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None, "started with a pipe"
+        with self._log, self._process.stdout as stream:
+            for raw in stream:
+                line = raw.decode(errors="replace").rstrip("\n")
+                self._tail.append(line)
+                try:
+                    self._log.write(raw)
+                    self._log.flush()
+                except OSError:
+                    # A full disk must not stop the process by a blocked pipe; the tail is still kept in memory.
+                    continue
+                if self._on_line is not None:
+                    self._on_line(line)
+
+    def _watch(self) -> None:
+        assert self._memory_bytes is not None, "started with a limit"
+        while self._process.poll() is None:
+            used = self.memory()
+            self.peak_bytes = max(self.peak_bytes, used)
+            if used > self._memory_bytes:
+                self._problem = self._problem or "MemoryExceeded"
+                self.kill()
+                return
+            time.sleep(WATCH_SECONDS)
+
+    def memory(self) -> int:
+        """Resident bytes of the whole tree now."""
+        total = 0
+        for process in self._tree():
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    @property
+    def pid(self) -> int:
+        """The guard, root of the tree."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def problem(self) -> str | None:
+        return self._problem
+
+    def tail(self, lines: int = 8) -> str:
+        """The last lines that it wrote."""
+        return "\n".join(list(self._tail)[-lines:])
+
+    def interrupt(self) -> None:
+        """SIGTERM to the command (not to its children): it may end in its own time."""
+        for process in self._tree()[:1]:
+            try:
+                process.send_signal(signal.SIGTERM)
+            except psutil.NoSuchProcess:
+                continue
+
+    def wait(self, timeout: float | None) -> Ended:
+        """Until it ends, or kill it after `timeout` seconds. Ended trees are gone whole."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._problem = self._problem or "TimedOut"
+            self.kill()
+        return self._ended()
+
+    def stop(self, grace: float = 5.0) -> Ended:
+        """Ask it to end, and kill what is left after `grace` seconds."""
+        if self.alive:
+            self._problem = self._problem or "Stopped"
+            self.interrupt()
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._ended()
+
+    def kill(self) -> None:
+        """End the whole tree at once."""
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
+        self._process.wait()
+
+    def _ended(self) -> Ended:
+        self.kill()
+        self._reader.join(5)
+        return Ended(self._process.returncode, self._problem, time.monotonic() - self._started)
+
+    def __enter__(self) -> "GuardedProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._problem = self._problem or (None if not self.alive else "Stopped")
+        self._ended()

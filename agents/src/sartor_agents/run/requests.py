@@ -1,0 +1,53 @@
+"""From a run's settings to the requests of judge and evaluator."""
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sartor_agents.measurement.messages import MeasurementPolicy, ScenarioSpec
+from sartor_agents.run.errors import BadRequestError
+from sartor_api.search.records import RunSpec
+
+_SCENARIO: TypeAdapter[ScenarioSpec] = TypeAdapter(ScenarioSpec)
+
+QUICK_JUDGE_SAMPLES = 12
+"""Answers that the judge checks in a quick run; more are checked by the evaluator under load."""
+
+
+def scenario_spec(run: RunSpec) -> ScenarioSpec:
+    """The scenario as judge and evaluator take it. Raises `BadRequestError`."""
+    try:
+        return _SCENARIO.validate_python({"name": run.scenario, "parameters": run.parameters})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("chat", "code-edit"))
+        raise BadRequestError(f"spec.workload.{where}: {first['msg']}") from error
+
+
+def measurement_policy(run: RunSpec, *, wall_clock: float) -> MeasurementPolicy:
+    """The measurement policy of a run; no new pair is begun after `wall_clock` seconds."""
+    settings: dict[str, Any] = dict(run.measurement)
+    preset = MeasurementPolicy.quick if settings.get("preset") == "quick" else MeasurementPolicy.thorough
+    overrides = dict(settings.get("overrides", {}))
+    policy = preset(**overrides)
+    # One end given alone moves the other, so that the range is never empty.
+    low, high = policy.replicates_min, policy.replicates_max
+    if low > high:
+        low, high = (low, low) if "replicates_min" in overrides else (high, high)
+    return policy.model_copy(
+        update={
+            "replicates_min": low,
+            "replicates_max": high,
+            "wall_clock": max(1.0, min(policy.wall_clock, wall_clock)),
+        }
+    )
+
+
+def judge_samples(run: RunSpec) -> int:
+    """How many greedy answers the judge checks."""
+    wanted = int(str(run.correctness.get("samples", 24)))
+    return min(wanted, QUICK_JUDGE_SAMPLES) if run.measurement.get("preset") == "quick" else wanted
+
+
+def tie_tolerance(run: RunSpec) -> float:
+    return float(str(run.correctness.get("tie_tolerance", 0.05)))

@@ -1,0 +1,76 @@
+"""What a scenario is: stages to run, a stream of fresh requests, and what they are worth.
+
+A scenario decides *what* is sent and which number is its objective; how it is sent, timed and compared is the business of
+`sartor_agents.measurement`. Judge and evaluator draw from the same streams, so that a server cannot tell them apart.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sartor_agents.measurement.samples import GenerationRequest, Purpose
+
+Metric = Literal["requestTokensPerSecond", "outputTokensPerSecond"]
+"""`requestTokensPerSecond`: median over requests of tokens ÷ latency. `outputTokensPerSecond`: tokens that arrived in the
+scored part of a window ÷ its length."""
+
+Oracle = Callable[[Sequence[GenerationRequest]], Awaitable[list[str]]]
+"""Greedy answers of a trusted server, in the order of the requests."""
+
+
+class ScenarioError(ValueError):
+    """The scenario cannot be run as asked (model folder, parameters, trace); the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One load pattern of a window. Closed loop at `concurrency`, or open loop at `request_rate` per second.
+
+    A *counted* stage sends a fixed number of requests of each condition, in turn, and times each; a *timed* stage keeps the
+    load up for a fixed time. Conditions of a stage that is not `in_objective` are reported and do not choose.
+    """
+
+    name: str
+    kind: Literal["counted", "timed"]
+    conditions: tuple[str, ...]
+    concurrency: int = 1
+    request_rate: float | None = None
+    in_objective: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Largest prompt and answer of the workload, in tokens: what a stack must take itself at the least."""
+
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+
+
+class Scenario(Protocol):
+    """A workload. Streams are endless, deterministic in (seed, stage, purpose, window) and never repeat a prompt."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metric(self) -> Metric: ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]: ...
+
+    @property
+    def envelope(self) -> Envelope: ...
+
+    @property
+    def count_tolerance(self) -> float:
+        """How far an own token count may differ from `usage` (share); 0 where the tokenizer is canonical."""
+        ...
+
+    def stream(self, stage: Stage, purpose: Purpose, window: int) -> Iterator[GenerationRequest]:
+        """Fresh requests, conditions in turn. Warm-up requests are plain and short."""
+        ...
+
+    async def prepare(self, requests: Sequence[GenerationRequest], oracle: Oracle) -> list[GenerationRequest]:
+        """Add to the requests what depends on the model's own answers (predictions), where it is not known beforehand."""
+        ...

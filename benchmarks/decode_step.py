@@ -1,0 +1,239 @@
+"""How far a step of the native decoder is from what bounds it, measured in one run.
+
+One row is bound by reading the weights, so its time is compared with the weights' bytes divided by the read bandwidth of the
+same number of threads. A prompt is bound by arithmetic, so it is compared with PyTorch's own fp32 matrix product. Machines
+are noisy and change their mind within seconds: bound and step are measured in turns, each round gives one ratio (best of a
+few passes on both sides), and the figure is the median of the rounds with a bootstrap interval.
+
+    python benchmarks/decode_step.py --model chain-llama-52m-seed0 --model chain-qwen3-500m-seed0
+
+A model is a folder, or the name of one under the checkpoint cache (`$SARTOR_CACHE`, else `~/.cache/sartor/checkpoints`).
+Writes `benchmarks/results/decode_step.json`.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sartor_skills.blocks.decoder import Segment
+from sartor_skills.blocks.model_config import ModelError, read_config
+from sartor_skills.blocks.native_build import BuildError, build
+from sartor_skills.blocks.native_decoder import NativeDecoder
+from sartor_skills.blocks.weights import expected_shapes
+
+from sartor_skills.blocks import spec
+
+HERE = Path(__file__).parent
+CONTEXT = 64  # tokens before the measured step
+WITHIN = 1.10  # of the bound, one row and one thread
+PASSES = 12  # of a step of one row and of reading as many bytes, a round
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure as `measurement.md` lays it out; `low` and `high` bound the median with 95 % confidence."""
+
+    bar: str
+    unit: str
+    better: str
+    target: float | None
+    value: float
+    low: float
+    high: float
+    n: int
+    met: bool | None
+    note: str
+
+
+def row(bar: str, unit: str, better: str, values: Sequence[float], target: float | None, note: str) -> Row:
+    data = np.asarray(values)
+    draws = np.random.default_rng(0).choice(data, (2000, len(data)))
+    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
+    met = None if target is None else bool(high <= target if better == "lower" else low >= target)
+    return Row(bar, unit, better, target, float(np.median(data)), float(low), float(high), len(data), met, note)
+
+
+class Bandwidth:
+    """Reads a buffer as large as the weights with plain loops, compiled for this processor."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            raise SystemExit("no C++ compiler on PATH: install g++ to measure the read bandwidth")
+        path = folder / "bandwidth.so"
+        flags = ["-std=c++20", "-O3", "-march=native", "-fPIC", "-shared", "-pthread", "-Wno-psabi"]
+        subprocess.run([compiler, *flags, str(HERE / "read_bandwidth.cpp"), "-o", str(path)], check=True)
+        library = ctypes.CDLL(str(path))
+        library.bandwidth_buffer.restype = ctypes.c_void_p
+        library.bandwidth_buffer.argtypes = [ctypes.c_uint64]
+        library.bandwidth_release.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        library.bandwidth_read.restype = ctypes.c_double
+        library.bandwidth_read.argtypes = [ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_int] * 3]
+        self._library = library
+        self._size = size // 4096 * 4096
+        self._buffer = library.bandwidth_buffer(self._size)
+        if not self._buffer:
+            raise SystemExit(f"no memory for a buffer of {self._size} bytes")
+
+    def measure(self, threads: int, passes: int) -> float:
+        """Bytes a second of the fastest pass of the fastest loop; every loop has its turn, so that none is unlucky."""
+        kinds = range(self._library.bandwidth_kinds())
+        each = max(1, passes // len(kinds))
+        return self._size / min(
+            self._library.bandwidth_read(self._buffer, self._size, threads, kind, each) for kind in kinds
+        )
+
+    def close(self) -> None:
+        self._library.bandwidth_release(self._buffer, self._size)
+
+
+def best(action: Callable[[], object], passes: int) -> float:
+    """Seconds of the fastest of some passes."""
+    times: list[float] = []
+    for _ in range(passes):
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def locate(name: str) -> Path:
+    cache = Path(os.environ.get("SARTOR_CACHE", Path.home() / ".cache" / "sartor" / "checkpoints"))
+    return next((path for path in (Path(name), cache / name) if (path / "config.json").is_file()), Path(name))
+
+
+def specialise(model_dir: Path) -> None:
+    limits = {"DTYPE": "bfloat16", "MAX_MODEL_LEN": 1024, "STEP_TOKENS": 256, "PAGE_TOKENS": 16}
+    for name, value in {**read_config(model_dir).as_spec(), **limits}.items():
+        setattr(spec, name, value)
+
+
+def pages_of(sequence: int) -> np.ndarray:
+    count = spec.MAX_MODEL_LEN // spec.PAGE_TOKENS
+    return np.arange(sequence * count, (sequence + 1) * count, dtype=np.int32)
+
+
+def batch(rows: int) -> list[Segment]:
+    return [Segment(pages_of(index), CONTEXT, [7 + index], 1, False) for index in range(rows)]
+
+
+def verification(rows: int) -> list[Segment]:
+    return [Segment(pages_of(0), CONTEXT, list(range(7, 7 + rows)), rows, False)]
+
+
+def prompt(rows: int) -> list[Segment]:
+    return [Segment(pages_of(0), 0, list(range(7, 7 + rows)), 1, False)]
+
+
+def measure(model_dir: Path, rounds: int, folder: Path) -> list[Row]:
+    specialise(model_dir)
+    shapes = expected_shapes()
+    read = [tensor for tensor in shapes if spec.TIED_EMBEDDINGS or "embed_tokens" not in tensor]
+    weight_bytes = 2 * sum(int(np.prod(shapes[tensor])) for tensor in read)
+    library = build(folder)
+    bandwidth = Bandwidth(folder, weight_bytes)
+    rows: list[Row] = []
+    for threads in (1, 2):
+        decoder = NativeDecoder(model_dir, kv_pages=33 * (1024 // 16), threads=threads, library=library)
+        rows += measure_decoder(decoder, f"{model_dir.name}/{threads}-thread", threads, bandwidth, rounds, weight_bytes)
+        decoder.close()
+    bandwidth.close()
+    return rows
+
+
+def measure_decoder(
+    decoder: NativeDecoder, label: str, threads: int, bandwidth: Bandwidth, rounds: int, weight_bytes: int
+) -> list[Row]:
+    products = sum(int(np.prod(shape)) for shape in expected_shapes().values() if len(shape) == 2)
+    products -= spec.VOCAB_SIZE * spec.HIDDEN_SIZE * (1 if spec.TIED_EMBEDDINGS else 2)  # one row of a prompt uses it
+    torch.set_num_threads(threads)
+    left = torch.randn(256, spec.HIDDEN_SIZE)
+    right = torch.randn(spec.INTERMEDIATE_SIZE, spec.HIDDEN_SIZE)
+    flops = 2 * left.shape[0] * right.numel()
+    steps = {f"{count}-rows": batch(count) for count in (1, 2, 4, 8, 16, 32)}
+    steps["17-verified"] = verification(17)
+    steps["prompt-256"] = prompt(256)
+    times: dict[str, list[float]] = {step: [] for step in steps}
+    bounds: list[float] = []
+    rates: list[float] = []
+    for number in range(rounds):
+        before = bandwidth.measure(threads, PASSES)
+        times["1-rows"].append(best(lambda: decoder.forward(steps["1-rows"]), PASSES))
+        bounds.append(weight_bytes / max(before, bandwidth.measure(threads, PASSES)))
+        reference = best(lambda: torch.nn.functional.linear(left, right), 20)
+        times["prompt-256"].append(best(lambda: decoder.forward(steps["prompt-256"]), 3))
+        reference = min(reference, best(lambda: torch.nn.functional.linear(left, right), 20))
+        rates.append((2 * 256 * products / times["prompt-256"][-1]) / (flops / reference))
+        for step in steps.keys() - {"1-rows", "prompt-256"}:
+            times[step].append(best(lambda segments=steps[step]: decoder.forward(segments), 4))
+        print(
+            f"{label} round {number + 1}/{rounds}: bound {bounds[-1] * 1e3:.2f} ms, step {times['1-rows'][-1] * 1e3:.2f} ms, "
+            f"ratio {times['1-rows'][-1] / bounds[-1]:.3f}, prompt at {rates[-1]:.2f} of PyTorch's rate",
+            flush=True,
+        )
+    prefix = f"run/decode-step/{label}"
+    ratios = [step / bound for step, bound in zip(times["1-rows"], bounds, strict=True)]
+    note = f"{weight_bytes} bytes of weights; least time to read them {min(bounds) * 1e3:.2f} ms"
+    return [
+        row(f"{prefix}/vs-bandwidth", "ratio", "lower", ratios, WITHIN if threads == 1 else None, note),
+        row(f"{prefix}/prompt-vs-torch-fp32", "ratio", "higher", rates, None, "products of the layers only"),
+        *(
+            row(f"{prefix}/{step}", "ms", "lower", [t * 1e3 for t in values], None, f"least {min(values) * 1e3:.2f} ms")
+            for step, values in times.items()
+        ),
+    ]
+
+
+def machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {"processor": model or platform.processor(), "cores": os.cpu_count(), "system": platform.system()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A decode step against what bounds it.")
+    parser.add_argument("--model", action="append", help="checkpoint folder or cached name; repeatable")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "decode_step.json")
+    arguments = parser.parse_args()
+    models = arguments.model or ["chain-llama-52m-seed0", "chain-qwen3-500m-seed0"]
+    begin = time.monotonic()
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name in models:
+                rows += measure(locate(name), arguments.rounds, Path(folder))
+    except (ModelError, BuildError) as error:
+        raise SystemExit(str(error)) from error
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    result = {
+        "bench": "decode_step",
+        "commit": commit.stdout.strip(),
+        "machine": machine(),
+        "command": " ".join(["python", "benchmarks/decode_step.py", *sys.argv[1:]]),
+        "seconds": round(time.monotonic() - begin, 1),
+        "rows": [asdict(entry) for entry in rows],
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    for entry in rows:
+        target = "" if entry.target is None else f"  target {entry.target}: {'met' if entry.met else 'NOT met'}"
+        print(f"{entry.bar:70} {entry.value:9.3f} [{entry.low:.3f}, {entry.high:.3f}] {entry.unit}{target}")
+
+
+if __name__ == "__main__":
+    main()

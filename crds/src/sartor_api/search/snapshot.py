@@ -1,0 +1,210 @@
+"""From what a user wrote to what a run decides by: the one place where a synthesis becomes a `RunSpec`.
+
+Used by the command line and by the operator alike, so both search by the same numbers. Pure: what has to be looked up (the
+model's folder, the accelerators of the hardware target) is passed in.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from sartor_api.quantities import DecimalString, Quantity
+from sartor_api.search.intent import DEFAULT_STEPS
+from sartor_api.search.records import (
+    Budget,
+    Envelope,
+    GuardrailLimit,
+    RunSpec,
+    SearchPolicy,
+    StepKind,
+    StepPolicy,
+)
+from sartor_api.serving_synthesis import ServingSynthesis
+from sartor_api.workload import Workload
+
+QUICK_SECONDS: Mapping[StepKind, float] = {
+    StepKind.BASELINE: 150,
+    StepKind.PLAN: 2,
+    StepKind.IMPLEMENT: 3,
+    StepKind.JUDGE: 30,
+    StepKind.EVALUATE: 60,
+    StepKind.CONFIRM: 60,
+}
+THOROUGH_SECONDS: Mapping[StepKind, float] = {
+    **QUICK_SECONDS,
+    StepKind.BASELINE: 900,
+    StepKind.JUDGE: 90,
+    StepKind.EVALUATE: 420,
+    StepKind.CONFIRM: 420,
+}
+"""What steps are expected to take before there is history; measured values replace them from the first step on."""
+
+SLOWEST = 4.0
+"""A step is overdue after this many times its expectation, and never before the default deadline."""
+
+
+class NotRunnableError(Exception):
+    """The synthesis asks for what the search cannot do yet; the message names the field and what there is."""
+
+
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "chat": ("concurrencies", "request_rates", "prompt_tokens", "output_tokens"),
+    "code-edit": (
+        "concurrencies",
+        "match_rates",
+        "edit_kinds",
+        "without_prediction",
+        "file_tokens",
+        "output_tokens",
+    ),
+}
+"""The scenarios that can be run, and those parameters that the evaluator takes."""
+
+
+def scenario_parameters(workload: Workload) -> dict[str, JsonValue]:
+    """The parameters with their defaults, as the evaluator's scenarios take them. Raises `NotRunnableError`."""
+    if workload.scenario not in PARAMETERS:
+        raise NotRunnableError(
+            f"spec.workload.scenario: {workload.scenario} cannot be run yet; there are: {', '.join(PARAMETERS)}"
+        )
+    if workload.trace_ref is not None:
+        raise NotRunnableError("spec.workload.traceRef: traces cannot be run yet; remove it to use the generator")
+    wanted = workload.effective_parameters()
+    return {name: _plain(getattr(wanted, name)) for name in PARAMETERS[workload.scenario]}
+
+
+def _plain(value: object) -> JsonValue:
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return int(value)
+        case tuple() | list():
+            return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        case DecimalString():
+            return float(value.number)
+        case _:
+            raise TypeError(f"no plain form for {value!r}")
+
+
+def measurement_settings(synthesis: ServingSynthesis) -> dict[str, JsonValue]:
+    """`preset` and what was overridden, in the names of the evaluator's policy. Seconds."""
+    wanted = synthesis.spec.measurement
+    overrides: dict[str, JsonValue] = {"confidence": float(wanted.confidence.number)}
+    if wanted.window is not None:
+        overrides["window_seconds"] = wanted.window.seconds
+    if wanted.minimum_replicates is not None:
+        overrides["replicates_min"] = wanted.minimum_replicates
+    if wanted.maximum_replicates is not None:
+        overrides["replicates_max"] = wanted.maximum_replicates
+    return {"preset": wanted.preset, "overrides": overrides}
+
+
+def guardrail_limits(synthesis: ServingSynthesis) -> tuple[GuardrailLimit, ...]:
+    def number(bound: object) -> float | None:
+        value = getattr(bound, "number", None)
+        return None if value is None else float(value)
+
+    return tuple(
+        GuardrailLimit(
+            metric=guardrail.metric,
+            at_most=number(guardrail.at_most),
+            at_least=number(guardrail.at_least),
+            maximum_regression=number(guardrail.maximum_regression),
+        )
+        for guardrail in synthesis.spec.objective.guardrails
+    )
+
+
+def step_policies(expected: Mapping[StepKind, float]) -> dict[StepKind, StepPolicy]:
+    """Deadlines that follow from what is expected."""
+    return {
+        step: StepPolicy(
+            expected_seconds=expected[step],
+            deadline_seconds=max(default.deadline_seconds, SLOWEST * expected[step]),
+        )
+        for step, default in DEFAULT_STEPS.items()
+    }
+
+
+def snapshot(
+    synthesis: ServingSynthesis,
+    *,
+    now: float,
+    model_folder: str,
+    platform: str = "cpu",
+    accelerators: int = 0,
+    agents: Mapping[str, JsonValue] | None = None,
+    rounds: int | None = None,
+    skills: bool | None = None,
+    expected: Mapping[StepKind, float] | None = None,
+) -> RunSpec:
+    """The immutable intent of one run. `rounds` and `skills` override the manifest (options of the command line).
+
+    `expected` are seconds per step, where the caller knows better than the preset. Raises `NotRunnableError`.
+    """
+    spec = synthesis.spec
+    if spec.search.policy != "trajectory" or spec.search.parallelism != 1:
+        raise NotRunnableError(
+            "spec.search: only policy trajectory with parallelism 1 can be run yet; remove the others"
+        )
+    quick = spec.measurement.preset == "quick"
+    seconds = {**(QUICK_SECONDS if quick else THOROUGH_SECONDS), **(expected or {})}
+    budget = spec.budget
+    target = spec.objective.target_speedup
+    return RunSpec(
+        name=synthesis.name,
+        created=now,
+        seed=spec.search.seed,
+        scenario=spec.workload.scenario,
+        parameters=scenario_parameters(spec.workload),
+        model={
+            "name": spec.model.served_name or synthesis.name,
+            "folder": model_folder,
+            "source": spec.model.source.to_dict(),
+        },
+        dtype=spec.model.dtype,
+        envelope=Envelope(
+            max_input_tokens=spec.workload.envelope.max_input_tokens,
+            max_output_tokens=spec.workload.envelope.max_output_tokens,
+        ),
+        platform=platform,  # pyright: ignore[reportArgumentType] - checked by the model
+        accelerators=accelerators,
+        metric=spec.objective.metric or "outputTokensPerSecond",
+        guardrails=guardrail_limits(synthesis),
+        correctness={
+            "mode": synthesis.spec.correctness_mode(),
+            "samples": spec.correctness.samples,
+            "tie_tolerance": float(spec.correctness.tie_tolerance.number),
+        },
+        baseline={
+            "engine": spec.baseline.engine,
+            "tuning": spec.baseline.tuning,
+            "arguments": list(spec.baseline.arguments),
+        },
+        measurement=measurement_settings(synthesis),
+        agents={"backend": "playbook", **(agents or {})},
+        skills=spec.agents.skills if skills is None else skills,
+        budget=Budget(
+            rounds=budget.rounds if rounds is None else rounds,
+            wall_clock_seconds=budget.wall_clock.seconds,
+            accelerator_seconds=(
+                None if budget.accelerator_hours is None else float(budget.accelerator_hours.number) * 3600
+            ),
+            tokens=_whole(budget.tokens),
+            money=None if budget.money is None else float(budget.money.amount.number),
+            currency="USD" if budget.money is None else budget.money.currency,
+        ),
+        policy=SearchPolicy(
+            minimum_effect=float(spec.measurement.minimum_effect.number),
+            minimum_speedup=float(spec.objective.minimum_speedup.number),
+            target_speedup=None if target is None else float(target.number),
+            plateau_rounds=spec.search.plateau_rounds,
+            steps=step_policies(seconds),
+        ),
+        synthesis=synthesis.to_dict(),
+    )
+
+
+def _whole(quantity: Quantity | None) -> int | None:
+    return None if quantity is None else int(quantity)

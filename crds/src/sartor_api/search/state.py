@@ -1,0 +1,309 @@
+"""The state of a run, folded from its records.
+
+Nothing here is stored: phase, incumbent, open round and spent budgets are derived, so they cannot disagree with the records.
+Folding is total and idempotent: a record that appears twice counts once.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sartor_api.search.budget import Ledger
+from sartor_api.search.records import (
+    BaselineRecord,
+    FailureClass,
+    Finished,
+    Implementation,
+    Judgement,
+    Measurement,
+    Plan,
+    Record,
+    RunSpec,
+    Speedup,
+    StepKind,
+    StepRecord,
+    Verdict,
+)
+
+
+class Attempt(Record):
+    """One try of the implementer in a round, and how far it came. `failure` is the candidate's own fault that ended it."""
+
+    number: int
+    implementation: Implementation | None = None
+    judgement: Judgement | None = None
+    failure: Verdict | None = None
+
+    @property
+    def feedback(self) -> tuple[Verdict, ...]:
+        """What the next try should know: every gate that failed, or what ended this one."""
+        if self.failure is None:
+            return ()
+        failed = [v for v in self.judgement.verdicts if not v.passed] if self.judgement else []
+        return tuple(failed) if self.failure in failed else (*failed, self.failure)
+
+
+class Round(Record):
+    """One round as its records tell it.
+
+    `attempts` are the implementer's tries (the second is the repair), `measurement` the valid one if there is any,
+    `retried` the failures that were nobody's attempt (oldest first). `kept` is whether its candidate became the incumbent.
+    """
+
+    number: int
+    plan: Plan | None = None
+    attempts: tuple[Attempt, ...] = ()
+    measurement: Measurement | None = None
+    retried: tuple[Verdict, ...] = ()
+    closed: bool = False
+    kept: bool = False
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def implementation(self) -> Implementation | None:
+        """The latest candidate of the round."""
+        return next((a.implementation for a in reversed(self.attempts) if a.implementation), None)
+
+    @property
+    def failure(self) -> Verdict | None:
+        """Why the round has no measurement, as far as it is the candidate's fault."""
+        return self.attempts[-1].failure if self.attempts and self.measurement is None else None
+
+    @property
+    def speedup(self) -> Speedup | None:
+        return self.measurement.speedup if self.measurement else None
+
+
+def gain(candidate: Speedup, incumbent: Speedup) -> Speedup:
+    """candidate ÷ incumbent, both measured against the same baseline in separate paired measurements.
+
+    The half-widths of two independent intervals on the log scale add in quadrature (error propagation for a ratio of
+    independent log-normal estimates), each side with its own half-width since the intervals need not be symmetric.
+    """
+    value = candidate.value / incumbent.value
+    below = math.hypot(math.log(candidate.value / candidate.low), math.log(incumbent.high / incumbent.value))
+    above = math.hypot(math.log(candidate.high / candidate.value), math.log(incumbent.value / incumbent.low))
+    return Speedup(
+        value=value,
+        low=value * math.exp(-below),
+        high=value * math.exp(above),
+        n=min(candidate.n, incumbent.n),
+        confidence=min(candidate.confidence, incumbent.confidence),
+    )
+
+
+def improves(candidate: Speedup, incumbent: Speedup | None, minimum_effect: float) -> bool:
+    """The keep rule: the lower end of the gain (over the incumbent, or the baseline) clears the minimum effect."""
+    low = candidate.low if incumbent is None else gain(candidate, incumbent).low
+    return low >= 1.0 + minimum_effect
+
+
+def flat(candidate: Speedup, incumbent: Speedup | None, minimum_effect: float) -> bool:
+    """Whether a measurement shows that there is no gain worth having: the gain's upper end is below the minimum effect."""
+    high = candidate.high if incumbent is None else gain(candidate, incumbent).high
+    return high < 1.0 + minimum_effect
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate that was kept: the incumbent, or one of those that were it before."""
+
+    round: int
+    commit: str
+    content_hash: str
+    speedup: Speedup
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that `decide` looks at.
+
+    `records` are in order of `sequence`. `session_started` is when the current driver (or, in a cluster, the run) began
+    to work: time between sessions is not charged to the wall clock.
+    """
+
+    spec: RunSpec
+    records: tuple[StepRecord, ...]
+    ledger: Ledger
+    session_started: float
+    finished: Finished | None = None
+
+    # --- time -----------------------------------------------------------------------------------------------------------
+
+    def elapsed(self, now: float) -> float:
+        """Seconds of wall clock used: steps of earlier sessions, and all time since this session began."""
+        earlier = sum(r.finished - r.started for r in self.records if r.finished <= self.session_started)
+        return earlier + max(0.0, now - self.session_started)
+
+    # --- what happened ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def baseline(self) -> BaselineRecord | None:
+        return next((r.result for r in self.records if isinstance(r.result, BaselineRecord)), None)
+
+    @cached_property
+    def _folded(self) -> tuple[tuple[Round, ...], tuple[Candidate, ...]]:
+        """Rounds and, in the order in which they were kept, the candidates."""
+        by_round: dict[int, list[StepRecord]] = {}
+        for record in self.records:
+            if record.round > 0:
+                by_round.setdefault(record.round, []).append(record)
+        rounds: list[Round] = []
+        kept: list[Candidate] = []
+        for number in sorted(by_round):
+            current = _fold_round(number, by_round[number], self.spec)
+            implementation, speedup = current.implementation, current.speedup
+            incumbent = kept[-1].speedup if kept else None
+            if (
+                implementation is not None
+                and speedup is not None
+                and improves(speedup, incumbent, self.spec.policy.minimum_effect)
+            ):
+                current = current.model_copy(update={"kept": True})
+                kept.append(Candidate(number, implementation.commit, implementation.content_hash, speedup))
+            rounds.append(current)
+        return tuple(rounds), tuple(kept)
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        return self._folded[0]
+
+    @property
+    def kept(self) -> tuple[Candidate, ...]:
+        """Candidates that were the incumbent at some time, oldest first."""
+        return self._folded[1]
+
+    @property
+    def best(self) -> Candidate | None:
+        """The incumbent: explicit state, whatever branch was committed to last."""
+        return self.kept[-1] if self.kept else None
+
+    @property
+    def open_round(self) -> Round | None:
+        return self.rounds[-1] if self.rounds and not self.rounds[-1].closed else None
+
+    @property
+    def closed_rounds(self) -> tuple[Round, ...]:
+        return tuple(r for r in self.rounds if r.closed)
+
+    @property
+    def head(self) -> str | None:
+        """The commit that the latest `return` plan made the base, unless a candidate was kept after it."""
+        for current in reversed(self.rounds):
+            if current.kept:
+                return None
+            if current.plan is not None and current.plan.action == "return":
+                return current.plan.parent
+        return None
+
+    # --- confirmation ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def confirmations(self) -> tuple[StepRecord, ...]:
+        """Records of confirmations that count: a valid measurement, or a candidate that failed under it."""
+        return tuple(
+            r
+            for r in self.records
+            if r.step is StepKind.CONFIRM and (r.failure is None or r.failure.failure_class is FailureClass.CANDIDATE)
+        )
+
+    def holds(self, record: StepRecord) -> bool:
+        """Whether a confirmation's lower end reaches the minimum speed-up and clears the minimum effect."""
+        speedup = record.result.speedup if isinstance(record.result, Measurement) else None
+        floor = max(self.spec.policy.minimum_speedup, 1.0 + self.spec.policy.minimum_effect)
+        return speedup is not None and speedup.low >= floor
+
+    @property
+    def contender(self) -> Candidate | None:
+        """The candidate whose confirmation is due: the best first, then those that were the incumbent before it."""
+        tried = len(self.confirmations)
+        order = self.kept[::-1][: self.spec.policy.confirmations]
+        return order[tried] if tried < len(order) else None
+
+    # --- failures --------------------------------------------------------------------------------------------------------
+
+    def retried(self, step: StepKind, round_number: int, attempt: int) -> Sequence[Verdict]:
+        """Failures of this step that did not cost an attempt, oldest first."""
+        return [
+            r.failure
+            for r in self.records
+            if (r.step, r.round, r.attempt) == (step, round_number, attempt)
+            and r.failure is not None
+            and r.failure.failure_class is not FailureClass.CANDIDATE
+        ]
+
+    def execution(self, step: StepKind, round_number: int, attempt: int) -> int:
+        """The number of the next execution of this step: one more than were ever begun."""
+        prefix = f"{round_number:03d}/{step.value}/{attempt}/"
+        return 1 + sum(1 for entry in self.ledger.entries if entry.id.startswith(prefix) and not entry.open)
+
+
+def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Round:
+    plan: Plan | None = None
+    attempts: dict[int, Attempt] = {}
+    measurement: Measurement | None = None
+    retried: list[Verdict] = []
+    for record in records:
+        attempt = attempts.get(record.attempt, Attempt(number=record.attempt))
+        failure = record.failure
+        if failure is not None and failure.failure_class is not FailureClass.CANDIDATE:
+            retried.append(failure)
+            continue
+        update: dict[str, object] = {"failure": failure} if failure is not None else {}
+        match record.result:
+            case Plan():
+                plan = record.result
+                continue
+            case Implementation():
+                update["implementation"] = record.result
+            case Judgement():
+                update["judgement"] = record.result
+            case Measurement(valid=True):
+                measurement = record.result
+            case _:
+                pass
+        attempts[record.attempt] = attempt.model_copy(update=update)
+    closed = (
+        measurement is not None
+        or sum(a.failure is not None for a in attempts.values()) >= spec.policy.attempts
+        or (plan is not None and plan.action != "build")
+    )
+    return Round(
+        number=number,
+        plan=plan,
+        attempts=tuple(attempts[n] for n in sorted(attempts)),
+        measurement=measurement,
+        retried=tuple(retried),
+        closed=closed,
+        started=min(r.started for r in records),
+        finished=max(r.finished for r in records),
+    )
+
+
+def fold(
+    spec: RunSpec,
+    records: Iterable[StepRecord],
+    *,
+    ledger: Ledger,
+    session_started: float,
+    finished: Finished | None = None,
+) -> RunState:
+    """The state that the records tell, in any order and with repetitions.
+
+    Raises `ValueError` when two different records have one id or one sequence number, or when a number is missing: a
+    record was lost or forged, and going on would decide from half of the history.
+    """
+    by_id: dict[str, StepRecord] = {}
+    for record in records:
+        known = by_id.setdefault(record.id, record)
+        if known != record:
+            raise ValueError(f"two different records have the id {record.id}")
+    ordered = sorted(by_id.values(), key=lambda r: r.sequence)
+    for expected, record in enumerate(ordered, start=1):
+        if record.sequence != expected:
+            missing = "appears twice" if record.sequence < expected else "is missing"
+            number = record.sequence if record.sequence < expected else expected
+            raise ValueError(f"record number {number} of the run {missing} (found {record.id})")
+    return RunState(spec, tuple(ordered), ledger, session_started, finished)

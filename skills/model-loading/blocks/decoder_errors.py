@@ -1,0 +1,5 @@
+"""What a decoder raises when it is asked for something that it cannot do."""
+
+
+class DecoderError(Exception):
+    """A decoder could not be made, or refused a step; nothing was written. The message says why and what to change."""

@@ -1,0 +1,306 @@
+// Matrix products in one accumulation order.
+//
+// Output o of row r is always fma(w[o][k], x[r][k], sum) for k = 0, 1, 2 …, in one chain (with bfloat16 dot products: pairs
+// of k, as the instruction does). Sixteen outputs sit in the lanes of a vector, so neither the number of rows, nor the
+// tiling, nor the number of threads changes the order, and a row's result is the same bits in every step.
+//
+// Three arithmetics, chosen by macros:
+//   bf16 weights, bf16 activations   the machine's dot product (or its emulation, -DSARTOR_EMULATE_DPBF16)
+//   bf16 weights, fp32 activations   weights are widened by a shift and a mask
+//   fp32 weights, fp32 activations
+// They differ in how numbers are stored and in one step of one chain; all that follows is shared.
+#pragma once
+
+#include "shapes.h"
+#include "vectors.h"
+
+namespace sartor {
+
+#if !SARTOR_FLOAT32_WEIGHTS && (defined(__AVX512BF16__) || defined(SARTOR_EMULATE_DPBF16))
+#define SARTOR_DOT_BF16 1
+#else
+#define SARTOR_DOT_BF16 0
+#endif
+
+// Stored: an element of packed weights, of K and of V. Active: an element of an activation.
+// PAIR consecutive k lie side by side for each output; a "unit" is one such group, 4 bytes.
+#if SARTOR_FLOAT32_WEIGHTS
+using Stored = float;
+constexpr int PAIR = 1;
+#else
+using Stored = uint16_t;
+constexpr int PAIR = 2;
+#endif
+#if SARTOR_DOT_BF16
+using Active = uint16_t;
+#else
+using Active = float;
+#endif
+
+constexpr bool WIDENS = PAIR == 2 && !SARTOR_DOT_BF16;
+
+// Activations are kept as [k block][row][K_BLOCK]: a block of all rows is contiguous (256 bytes a row).
+constexpr int K_BLOCK = SARTOR_DOT_BF16 ? 128 : 64;
+
+constexpr int PANEL = 64;  // outputs of a panel
+constexpr int PANEL_VECTORS = PANEL / LANES;
+
+// Rows × vectors of one register tile: 24 of 32 registers for sums on AVX-512; elsewhere a vector takes 2 to 4 of 16 or 32.
+#if defined(__AVX512F__)
+constexpr int TILE_ROWS = 6;
+constexpr int TILE_VECTORS = 4;
+constexpr int panels_side_by_side(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+#elif defined(__ARM_NEON)
+constexpr int TILE_ROWS = 3;
+constexpr int TILE_VECTORS = 2;
+constexpr int panels_side_by_side(int) { return 1; }
+#else
+constexpr int TILE_ROWS = 3;
+constexpr int TILE_VECTORS = 2;
+constexpr int panels_side_by_side(int) { return 1; }
+#endif
+constexpr int MOST_SIDE_BY_SIDE = 4;
+constexpr int STREAM_AHEAD = 2048;  // bytes
+
+constexpr int AHEAD_BYTES = 64 * 64;  // what one tile touches of the next block: a cache line for each of its 64 steps
+
+constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+inline Stored to_stored(float value) {
+    if constexpr (PAIR == 1) {
+        return static_cast<Stored>(value);
+    } else {
+        return static_cast<Stored>(to_bfloat16(value));
+    }
+}
+
+SARTOR_INLINE void store_active(Active* to, Floats value) {
+#if SARTOR_DOT_BF16
+    store_bfloat16(to, value);
+#else
+    store(to, value);
+#endif
+}
+
+inline Active to_active(float value) {
+#if SARTOR_DOT_BF16
+    return to_bfloat16(value);
+#else
+    return value;
+#endif
+}
+
+// Where element `column` of `row` lies among activations of `rows` rows.
+SARTOR_INLINE size_t active_index(int rows, int row, int column) {
+    return (static_cast<size_t>(column / K_BLOCK) * rows + row) * K_BLOCK + column % K_BLOCK;
+}
+
+#if SARTOR_DOT_BF16
+// sum + w[odd] * x[odd] + w[even] * x[even], in this order, as VDPBF16PS is specified. A product of two bfloat16 is exact in
+// fp32, so the emulation rounds where the instruction does (it differs for denormals, which the instruction flushes).
+SARTOR_INLINE Floats dot_pair(Floats sum, Words weights, uint32_t pair) {
+#if defined(__AVX512BF16__) && !defined(SARTOR_EMULATE_DPBF16)
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights),
+                            reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(pair))));
+#else
+    sum = multiply_add(odd_of(weights), broadcast(from_bfloat16(static_cast<uint16_t>(pair >> 16))), sum);
+    return multiply_add(even_of(weights), broadcast(from_bfloat16(static_cast<uint16_t>(pair))), sum);
+#endif
+}
+
+SARTOR_INLINE uint32_t load_pair(const Active* from) {
+    uint32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return pair;
+}
+#endif
+
+// sums[r][j] += w[j] · x[r] over `units` units of stored weights; consecutive units of w[j] are `stride` elements apart.
+// Touches what lies AHEAD bytes further on, for weights that come from memory.
+template <int ROWS, int VECTORS, int AHEAD = 0>
+SARTOR_INLINE void multiply_stored(Floats (&sums)[ROWS][VECTORS], const Stored* const (&w)[VECTORS], ptrdiff_t stride,
+                                   const Active* const (&x)[ROWS], int units) {
+    for (int unit = 0; unit < units; ++unit) {
+        const ptrdiff_t at = unit * stride;
+        if constexpr (AHEAD > 0)
+            for (int j = 0; j < VECTORS; ++j) __builtin_prefetch(reinterpret_cast<const char*>(w[j] + at) + AHEAD, 0, 3);
+#if SARTOR_DOT_BF16
+        Words weights[VECTORS];
+        for (int j = 0; j < VECTORS; ++j) weights[j] = load_words(w[j] + at);
+        for (int r = 0; r < ROWS; ++r) {
+            const uint32_t pair = load_pair(x[r] + 2 * unit);
+            for (int j = 0; j < VECTORS; ++j) sums[r][j] = dot_pair(sums[r][j], weights[j], pair);
+        }
+#else
+        for (int part = 0; part < PAIR; ++part) {
+            Floats weights[VECTORS];
+            for (int j = 0; j < VECTORS; ++j) {
+#if SARTOR_FLOAT32_WEIGHTS
+                weights[j] = load(w[j] + at);
+#else
+                weights[j] = part == 0 ? even_of(load_words(w[j] + at)) : odd_of(load_words(w[j] + at));
+#endif
+            }
+            for (int r = 0; r < ROWS; ++r) {
+                const Floats value = broadcast(x[r][PAIR * unit + part]);
+                for (int j = 0; j < VECTORS; ++j) sums[r][j] = multiply_add(weights[j], value, sums[r][j]);
+            }
+        }
+#endif
+    }
+}
+
+// The same for panels that are `apart` elements from each other, one unit of each in turn.
+template <int ROWS, int PANELS>
+SARTOR_INLINE void multiply_side_by_side(Floats (&sums)[PANELS][ROWS][TILE_VECTORS], const Stored* panels, ptrdiff_t apart,
+                                         const Active* const (&x)[ROWS], int units) {
+    for (int unit = 0; unit < units; ++unit) {
+        const Active* at[ROWS];
+        for (int r = 0; r < ROWS; ++r) at[r] = x[r] + unit * PAIR;
+        for (int p = 0; p < PANELS; ++p) {
+            const Stored* w[TILE_VECTORS];
+            for (int j = 0; j < TILE_VECTORS; ++j) w[j] = panels + p * apart + (unit * PANEL + j * LANES) * PAIR;
+            multiply_stored<ROWS, TILE_VECTORS, STREAM_AHEAD>(sums[p], w, 0, at, 1);
+        }
+    }
+}
+
+// One block of a panel, ready to be used by many row tiles: widened to fp32 where weights are bf16 and activations are not.
+// 16 KiB: half of a first-level cache.
+struct alignas(64) PanelBlock {
+    float widened[WIDENS ? K_BLOCK * PANEL : 1];
+
+    const void* prepare(const Stored* block, int units) {
+        if constexpr (!WIDENS) {
+            return block;
+        } else {
+            for (int unit = 0; unit < units; ++unit) {
+                for (int j = 0; j < PANEL_VECTORS; ++j) {
+                    const Words pairs = load_words(block + (unit * PANEL + j * LANES) * PAIR);
+                    store(widened + (2 * unit) * PANEL + j * LANES, even_of(pairs));
+                    store(widened + (2 * unit + 1) * PANEL + j * LANES, odd_of(pairs));
+                }
+            }
+            return widened;
+        }
+    }
+};
+
+// As multiply_stored, over `count` k of a prepared block of a panel. Touches `ahead`, one cache line a step, so that the
+// weights of the next block arrive meanwhile.
+template <int ROWS, int VECTORS>
+SARTOR_INLINE void multiply_prepared(Floats (&sums)[ROWS][VECTORS], const void* block, int first_vector,
+                                     const Active* const (&x)[ROWS], int count, const char* ahead) {
+    const char* base = static_cast<const char*>(block) + static_cast<size_t>(first_vector) * sizeof(Floats);
+    const int steps = SARTOR_DOT_BF16 ? count / 2 : count;
+    for (int step = 0; step < steps; ++step) {
+        const char* at = base + static_cast<size_t>(step) * PANEL * sizeof(float);
+        __builtin_prefetch(ahead + static_cast<size_t>(step) * 64, 0, 2);
+#if SARTOR_DOT_BF16
+        Words weights[VECTORS];
+        for (int j = 0; j < VECTORS; ++j) weights[j] = load_words(at + j * sizeof(Words));
+        for (int r = 0; r < ROWS; ++r) {
+            const uint32_t pair = load_pair(x[r] + 2 * step);
+            for (int j = 0; j < VECTORS; ++j) sums[r][j] = dot_pair(sums[r][j], weights[j], pair);
+        }
+#else
+        Floats weights[VECTORS];
+        for (int j = 0; j < VECTORS; ++j) weights[j] = load(reinterpret_cast<const float*>(at) + j * LANES);
+        for (int r = 0; r < ROWS; ++r) {
+            const Floats value = broadcast(x[r][step]);
+            for (int j = 0; j < VECTORS; ++j) sums[r][j] = multiply_add(weights[j], value, sums[r][j]);
+        }
+#endif
+    }
+}
+
+// Few rows: the sums stay in registers over the whole of k. With one to three rows there are registers for several panels
+// side by side, and that many streams of weights: one stream alone leaves a tenth or more of the bandwidth unused, because
+// the processor prefetches no further than its page. `out` is [PANELS][rows][PANEL]; panels lie behind each other.
+template <int ROWS, int PANELS>
+void product_few(const Stored* panels, int depth, const Active* x, float* out) {
+    for (int first = 0; first < PANEL_VECTORS; first += TILE_VECTORS) {
+        Floats sums[PANELS][ROWS][TILE_VECTORS] = {};
+        for (int k = 0; k < depth; k += K_BLOCK) {
+            const int units = (depth - k < K_BLOCK ? depth - k : K_BLOCK) / PAIR;
+            const Active* rows[ROWS];
+            for (int r = 0; r < ROWS; ++r) rows[r] = x + active_index(ROWS, r, k);
+            multiply_side_by_side<ROWS, PANELS>(sums, panels + (static_cast<size_t>(k) * PANEL + first * LANES * PAIR),
+                                                static_cast<ptrdiff_t>(depth) * PANEL, rows, units);
+        }
+        for (int p = 0; p < PANELS; ++p)
+            for (int r = 0; r < ROWS; ++r)
+                for (int j = 0; j < TILE_VECTORS; ++j)
+                    store(out + (p * ROWS + r) * PANEL + (first + j) * LANES, sums[p][r][j]);
+    }
+}
+
+template <int ROWS>
+void product_tile(const void* block, int count, bool begin, const Active* x, float* out, const char* ahead) {
+    for (int first = 0; first < PANEL_VECTORS; first += TILE_VECTORS) {
+        Floats sums[ROWS][TILE_VECTORS] = {};
+        const Active* rows[ROWS];
+        for (int r = 0; r < ROWS; ++r) {
+            rows[r] = x + r * K_BLOCK;
+            if (!begin)
+                for (int j = 0; j < TILE_VECTORS; ++j) sums[r][j] = load(out + r * PANEL + (first + j) * LANES);
+        }
+        multiply_prepared<ROWS, TILE_VECTORS>(sums, block, first, rows, count, ahead);
+        for (int r = 0; r < ROWS; ++r)
+            for (int j = 0; j < TILE_VECTORS; ++j) store(out + r * PANEL + (first + j) * LANES, sums[r][j]);
+    }
+}
+
+// Calls function.template operator()<ROWS>() for a number of rows known only at run time.
+template <int ROWS = TILE_ROWS, typename Function>
+SARTOR_INLINE void with_rows(int rows, Function&& function) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS) {
+            function.template operator()<ROWS>();
+        } else {
+            with_rows<ROWS - 1>(rows, function);
+        }
+    }
+}
+
+// out[p][r][o] = sum over k of panel p [o][k] * x[r][k] for the first of `available` panels, as many as go well together;
+// returns how many. `depth` is a multiple of PAIR, x is laid out for `rows` rows, `out` has room for
+// max(rows, MOST_SIDE_BY_SIDE * 3) rows.
+// Many rows: a block of the panel goes through all row tiles while it is in the first-level cache; sums wait in `out` (fp32,
+// so that stopping and going on does not round).
+inline int panel_products(const Stored* panel, int available, int depth, const Active* x, int rows, float* out,
+                          PanelBlock& scratch) {
+    if (rows <= TILE_ROWS) {
+        int done = 1;
+        with_rows(rows, [&]<int ROWS>() {
+            constexpr int SIDE = panels_side_by_side(ROWS);
+            if (available >= SIDE) {
+                product_few<ROWS, SIDE>(panel, depth, x, out);
+                done = SIDE;
+            } else {
+                product_few<ROWS, 1>(panel, depth, x, out);
+            }
+        });
+        return done;
+    }
+    const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int k = 0; k < depth; k += K_BLOCK) {
+        const int count = depth - k < K_BLOCK ? depth - k : K_BLOCK;
+        const Stored* stored = panel + static_cast<size_t>(k) * PANEL;
+        const void* block = scratch.prepare(stored, count / PAIR);
+        const char* next = reinterpret_cast<const char*>(stored + static_cast<size_t>(count) * PANEL);
+        const char* beyond = next + static_cast<size_t>(count) * PANEL * sizeof(Stored);
+        for (int tile = 0; tile < tiles; ++tile) {
+            const int first = static_cast<int>(static_cast<int64_t>(rows) * tile / tiles);
+            const int last = static_cast<int>(static_cast<int64_t>(rows) * (tile + 1) / tiles);
+            const char* ahead = next < beyond ? next : reinterpret_cast<const char*>(stored);
+            with_rows(last - first, [&]<int ROWS>() {
+                product_tile<ROWS>(block, count, k == 0, x + active_index(rows, first, k), out + first * PANEL, ahead);
+            });
+            next += AHEAD_BYTES;
+        }
+    }
+    return 1;
+}
+
+}  // namespace sartor

@@ -1,0 +1,5 @@
+"""Runs the command line."""
+
+from .main import main
+
+raise SystemExit(main())

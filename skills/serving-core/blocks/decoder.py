@@ -1,0 +1,45 @@
+"""The border between the engine and the arithmetic: what a decoder is given, and what it returns.
+
+A decoder knows nothing of requests, sampling or time; an engine knows nothing of weights. Both sides rest on one
+promise: a row's result is bit-identical whatever else is in the step. Batch invariance and lossless speculation
+follow from it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Segment(NamedTuple):
+    """The new rows of one sequence in one step.
+
+    `pages`: int32, the pages of this sequence; page `i` of it holds positions `i * PAGE_TOKENS` and following.
+    `start`: the position of `tokens[0]`; keys and values of all earlier positions have been written.
+    `outputs`: how many trailing rows want a result: 0 inside a prompt, 1 to decode, K + 1 to verify K draft tokens.
+    `logits`: whether full logits are wanted for these rows as well.
+    """
+
+    pages: NDArray[np.int32]
+    start: int
+    tokens: Sequence[int]
+    outputs: int
+    logits: bool
+
+
+class Decoder(Protocol):
+    """Runs the model over at most `spec.STEP_TOKENS` rows a call; called from one thread at a time."""
+
+    def forward(self, segments: Sequence[Segment]) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+        """Write K and V of every row, and return `(argmax, logits)`.
+
+        `argmax` is int32 [sum of outputs]; `logits` is float32 [sum of outputs of the segments that asked,
+        VOCAB_SIZE], or None when none asked. Rows come in the order of the segments. The arrays may be overwritten by
+        the next call.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release memory and threads; idempotent."""
+        ...

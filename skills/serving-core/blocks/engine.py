@@ -1,0 +1,338 @@
+"""The scheduler: which rows of which sequences go into the next step, and what to make of the result.
+
+Continuous batching (Orca, OSDI 2022) with chunked prefill mixed into decode steps (Sarathi-Serve, OSDI 2024) over a
+paged cache. First come, first served: sequences are admitted in order of arrival while pages and `MAX_SEQUENCES`
+last, and prompts are computed in order of admission. Pages are taken as a sequence grows; when none is left, the
+sequence that was admitted last goes back to the head of the queue and is computed again later, with the same text:
+its tokens are kept, and rows do not depend on how they were chunked.
+
+The engine runs on a thread of its own, so that HTTP work overlaps with arithmetic (the decoder releases the GIL).
+Other threads call only `submit`, `cancel` and `stop`. One step makes at most one call of `deliver`, with the deltas
+of all sequences.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import spec
+from .decoder import Decoder, Segment
+from .kv_pages import PagePool, pages_for
+from .metrics import EngineStats
+from .sampling import TokenLogprobs, token_logprobs
+from .sequence import Delta, FinishReason, Sequence
+
+if spec.SPECULATION != "none":
+    from .draft_width import DraftWidth
+if spec.SPECULATION == "prediction":
+    from .predicted_outputs import make_drafter
+if spec.SPECULATION == "prompt-lookup":
+    from .prompt_lookup import make_drafter
+
+log = logging.getLogger("stack.engine")
+
+Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
+_NO_DRAFT: list[int] = []
+
+
+class EngineDeadError(RuntimeError):
+    """The decoder failed earlier; nothing can be generated any more."""
+
+
+class QueueFullError(RuntimeError):
+    """`MAX_WAITING` sequences are waiting already."""
+
+
+class Engine:
+    """`deliver` is called on the engine thread and must hand over to the event loop without blocking.
+
+    `clock` gives monotonic seconds; it decides nothing but statistics and draft widths.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        deliver: Deliver,
+        stats: EngineStats,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if spec.MAX_SEQUENCES > spec.STEP_TOKENS:
+            raise ValueError(f"MAX_SEQUENCES {spec.MAX_SEQUENCES} exceeds STEP_TOKENS {spec.STEP_TOKENS}")
+        self._decoder = decoder
+        self._deliver = deliver
+        self._clock = clock
+        self.stats = stats
+        self.pool = PagePool(spec.KV_PAGES)
+        self._inbox: deque[Sequence] = deque()
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.failure: str | None = None
+        if spec.SPECULATION != "none":
+            self._width = DraftWidth(spec.DRAFT_WIDTH, adaptive=spec.DRAFT_ADAPTIVE, step_tokens=spec.STEP_TOKENS)
+
+    # Called from other threads.
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """End the thread after the step in flight; whether it ended within `timeout` seconds.
+
+        Sequences that have not ended get no further delta. While the thread lives the decoder is in use.
+        """
+        self._stopping = True
+        self._wake.set()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue sequences, all or none. Raises `EngineDeadError`, `QueueFullError`, or `ValueError` for one that can
+        never fit."""
+        for sequence in sequences:
+            longest = len(sequence.prompt) + sequence.params.max_tokens
+            if not sequence.prompt or pages_for(longest) > spec.KV_PAGES:
+                raise ValueError(
+                    f"a sequence of {len(sequence.prompt)} prompt tokens and up to {sequence.params.max_tokens} more does "
+                    f"not fit {spec.KV_PAGES} pages of {spec.PAGE_TOKENS} tokens"
+                )
+        if self.failure is not None:
+            raise EngineDeadError(self.failure)
+        if len(self._inbox) + len(self._waiting) + len(sequences) > spec.MAX_WAITING:
+            raise QueueFullError(
+                f"{len(self._waiting)} requests are waiting and at most {spec.MAX_WAITING} may; try again later"
+            )
+        now = self._clock()
+        for sequence in sequences:
+            sequence.arrived = now
+        self._inbox.extend(sequences)
+        self._wake.set()
+        if self.failure is not None:  # died in between: the thread may have emptied its inbox just before
+            self._fail_all(self.failure)
+
+    def cancel(self, sequences: list[Sequence]) -> None:
+        """Forget sequences; their pages are free after the step in flight, and they get no further delta.
+        Idempotent."""
+        for sequence in sequences:
+            sequence.cancelled = True
+        self._wake.set()
+
+    @property
+    def idle(self) -> bool:
+        return not (self._inbox or self._waiting or self._running)
+
+    # The engine thread.
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                worked = self.step()
+            except Exception as error:
+                log.exception("the engine failed; the server is unhealthy from now on")
+                self._fail_all(f"{type(error).__name__}: {error}")
+                return
+            if not worked:
+                self._wake.wait()
+                self._wake.clear()
+
+    def _fail_all(self, failure: str) -> None:
+        self.failure = failure
+        sequences = [*self._running, *self._waiting, *self._inbox]
+        self._running.clear()
+        self._waiting.clear()
+        self._inbox.clear()
+        for sequence in sequences:
+            self.pool.release(sequence.pages)
+        self._deliver([(s, Delta([], "", [], "error", failure, 0, 0)) for s in sequences if not s.cancelled])
+
+    def step(self) -> bool:
+        """One step; False when there was nothing to do. Public so that tests can drive it without a thread."""
+        self._sweep()
+        self._admit()
+        if not self._running:
+            self._publish()
+            return False
+        started = self._clock()
+        batch, segments = self._plan()
+        argmax, logits = self._decoder.forward(segments)
+        finished = self._clock()
+        rows = sum(len(segment.tokens) for segment in segments)
+        if spec.SPECULATION != "none":
+            self._width.observe(rows, finished - started)
+        self._absorb(batch, segments, argmax, logits, finished)
+        self.stats.step(rows)
+        self._publish()
+        return True
+
+    def _publish(self) -> None:
+        stats = self.stats
+        stats.running = len(self._running)
+        stats.waiting = len(self._waiting) + len(self._inbox)
+        stats.cache_usage = self.pool.usage
+
+    def _sweep(self) -> None:
+        """Take in what was submitted, drop what was cancelled."""
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        if any(s.cancelled for s in self._running):
+            for sequence in self._running:
+                if sequence.cancelled:
+                    self.pool.release(sequence.pages)
+                    self.stats.finished(sequence, "abort", self._clock())
+            self._running = [s for s in self._running if not s.cancelled]
+        if any(s.cancelled for s in self._waiting):
+            for sequence in self._waiting:
+                if sequence.cancelled:
+                    self.stats.finished(sequence, "abort", self._clock())
+            self._waiting = deque(s for s in self._waiting if not s.cancelled)
+
+    def _admit(self) -> None:
+        # Every running sequence may need one more page at the next step; admitting into those would only preempt at once.
+        while self._waiting and len(self._running) < spec.MAX_SEQUENCES:
+            sequence = self._waiting[0]
+            needed = pages_for(len(sequence.tokens) + 1) + len(self._running)
+            if needed > self.pool.free and self._running:
+                return
+            self._waiting.popleft()
+            if sequence.admitted is None:
+                sequence.admitted = self._clock()
+                if spec.SPECULATION != "none":
+                    sequence.drafter = make_drafter(sequence.prompt, sequence.prediction)
+            self._running.append(sequence)
+
+    def _plan(self) -> tuple[list[tuple[Sequence, list[int]]], list[Segment]]:
+        """The next step: (sequence, its draft) and its segment, in order of admission."""
+        decoding = [s for s in self._running if s.decoding]
+        rows_left = spec.STEP_TOKENS - len(decoding)
+        # While others decode, prompts are cut so that no step keeps them waiting for long.
+        prefill_left = min(rows_left, spec.PREFILL_CHUNK) if decoding else rows_left
+        chunks: dict[int, int] = {}
+        for sequence in self._running:
+            if not sequence.decoding and prefill_left > 0:
+                size = min(len(sequence.tokens) - sequence.computed, prefill_left)
+                chunks[id(sequence)] = size
+                prefill_left -= size
+                rows_left -= size
+        if spec.SPECULATION != "none":
+            rows = spec.STEP_TOKENS - rows_left
+            self._width.begin(rows, len(decoding))
+
+        batch: list[tuple[Sequence, list[int]]] = []
+        segments: list[Segment] = []
+        for sequence in list(self._running):
+            tokens, start = sequence.tokens, sequence.computed
+            size = 1 if sequence.decoding else chunks.get(id(sequence), 0)
+            if size == 0 or not self._reserve(sequence, start + size):
+                continue
+            draft = _NO_DRAFT
+            outputs = 1 if start + size == len(tokens) else 0
+            if spec.SPECULATION != "none":
+                if outputs:
+                    draft = self._draft(sequence, start + size, rows_left)
+                outputs += len(draft)
+                rows_left -= len(draft)
+            new = tokens[start : start + size] + draft
+            batch.append((sequence, draft))
+            segments.append(Segment(sequence.pages.view, start, new, outputs, outputs > 0 and sequence.needs_logits))
+        return batch, segments
+
+    def _draft(self, sequence: Sequence, tokens: int, rows: int) -> list[int]:
+        """What to verify beyond `tokens` positions: as much as pays, and no row or page that somebody else needs."""
+        drafter = sequence.drafter
+        if drafter is None or self.pool.free < len(self._running):
+            return _NO_DRAFT
+        draft = drafter.propose(self._width.choose(drafter.outlook, min(rows, sequence.budget - 1)))
+        return draft if self.pool.grow(sequence.pages, tokens + len(draft)) else _NO_DRAFT
+
+    def _reserve(self, sequence: Sequence, tokens: int) -> bool:
+        """Pages for `tokens` positions, taken from the youngest sequences if need be; False if `sequence` itself gave
+        way."""
+        while sequence in self._running:
+            if self.pool.grow(sequence.pages, tokens):
+                return True
+            youngest = self._running.pop()
+            self.pool.release(youngest.pages)
+            youngest.computed = 0
+            self._waiting.appendleft(youngest)
+            self.stats.preemptions += 1
+        return False
+
+    def _absorb(
+        self,
+        batch: list[tuple[Sequence, list[int]]],
+        segments: list[Segment],
+        argmax: NDArray[np.int32],
+        logits: NDArray[np.float32] | None,
+        now: float,
+    ) -> None:
+        """Turn the results of a step into tokens, and deliver them."""
+        choices: list[int] = argmax.tolist()
+        events: list[tuple[Sequence, Delta]] = []
+        output_row = logits_row = 0
+        for (sequence, draft), segment in zip(batch, segments, strict=True):
+            count = segment.outputs
+            sequence.computed = segment.start + len(segment.tokens) - len(draft)
+            if count == 0:
+                continue
+            greedy = choices[output_row : output_row + count]
+            output_row += count
+            rows: NDArray[np.float32] | None = None
+            if segment.logits and logits is not None:
+                rows = logits[logits_row : logits_row + count]
+                logits_row += count
+            delta = self._extend(sequence, draft, greedy, rows)
+            self.stats.produced(sequence, delta, now)
+            if delta.finish is not None:
+                self.pool.release(sequence.pages)
+                self._running.remove(sequence)
+                self.stats.finished(sequence, delta.finish, now)
+            if not sequence.cancelled:
+                events.append((sequence, delta))
+        if events:
+            self._deliver(events)
+
+    def _extend(
+        self,
+        sequence: Sequence,
+        draft: list[int],
+        greedy: list[int],
+        rows: NDArray[np.float32] | None,
+    ) -> Delta:
+        """Take the model's choice row by row for as long as the draft foretold it: exactly what plain decoding would
+        give."""
+        params = sequence.params
+        tokens: list[int] = []
+        text = ""
+        logprobs: list[TokenLogprobs] = []
+        finish: FinishReason | None = None
+        reason: str | int | None = None
+        accepted = 0
+        for i in range(len(draft) + 1):
+            token = greedy[i] if rows is None else sequence.sampler.choose(rows[i], sequence.generated)
+            if rows is not None and params.logprobs is not None:
+                logprobs.append(token_logprobs(rows[i], token, params.logprobs))
+            tokens.append(token)
+            piece, finish, reason = sequence.append(token)
+            text += piece
+            if i < len(draft) and draft[i] == token:
+                accepted += 1
+                if finish is None:
+                    continue
+            break
+        sequence.computed += min(accepted, len(tokens) - 1)
+        if spec.SPECULATION != "none":
+            drafter = sequence.drafter
+            if drafter is not None:
+                drafter.observe(tokens)
+        return Delta(tokens, text, logprobs, finish, reason, accepted, len(draft) - accepted)

@@ -1,0 +1,342 @@
+"""The scheduler over a decoder that would notice any mistake with pages, positions or drafts."""
+
+import random
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from . import toy
+
+TEXT = toy.make_tokenizer()
+
+
+@dataclass
+class Run:
+    """An engine that is stepped by hand, and everything it delivered."""
+
+    made: toy.Stack
+    rule: Any = toy.scattered
+    deltas: dict[int, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.decoder = toy.ToyDecoder(self.made, self.rule)
+        self.stats = self.made.metrics.EngineStats()
+        self.calls = 0
+        self.engine = self.made.engine.Engine(self.decoder, self._deliver, self.stats)
+        self.detokenizer = self.made.detokenize.Detokenizer(TEXT)
+
+    def _deliver(self, events: list[Any]) -> None:
+        self.calls += 1
+        for sequence, delta in events:
+            sequence.receive(delta)
+
+    def sequence(self, prompt: list[int], *, prediction: list[int] | None = None, **params: Any) -> Any:
+        params = {"max_tokens": 20, "temperature": 0.0, **params}
+        made = self.made.sequence.Sequence(
+            prompt,
+            self.made.sampling.SamplingParams(**params),
+            self.detokenizer.stream(),
+            lambda delta: None,
+            prediction,
+        )
+        received = self.deltas.setdefault(id(made), [])
+        made.receive = received.append
+        return made
+
+    def submit(self, *sequences: Any) -> None:
+        self.engine.submit(list(sequences))
+
+    def finish(self, limit: int = 100_000) -> None:
+        for _ in range(limit):
+            if not self.engine.step():
+                return
+        raise AssertionError("the engine does not come to rest")
+
+    def tokens(self, sequence: Any) -> list[int]:
+        return [token for delta in self.deltas[id(sequence)] for token in delta.tokens]
+
+    def text(self, sequence: Any) -> str:
+        return "".join(delta.text for delta in self.deltas[id(sequence)])
+
+    def finishes(self, sequence: Any) -> list[Any]:
+        return [delta.finish for delta in self.deltas[id(sequence)] if delta.finish is not None]
+
+
+SMALL = {"KV_PAGES": 24, "PAGE_TOKENS": 4, "MAX_SEQUENCES": 4, "STEP_TOKENS": 16, "PREFILL_CHUNK": 8, "DRAFT_WIDTH": 4}
+
+
+def test_one_sequence_gives_what_the_decoder_says() -> None:
+    run = Run(toy.stack())
+    sequence = run.sequence([5, 6, 7])
+    run.submit(sequence)
+    run.finish()
+    assert run.tokens(sequence) == toy.plain([5, 6, 7], toy.scattered, 20)
+    assert run.finishes(sequence) == ["length"]
+    assert run.engine.pool.free == run.engine.pool.total
+    assert run.text(sequence) == TEXT.decode(run.tokens(sequence))
+
+
+requests = st.lists(
+    st.tuples(
+        st.lists(st.integers(3, toy.VOCAB - 1), min_size=1, max_size=30),  # prompt
+        st.integers(1, 25),  # max_tokens
+        st.integers(0, 30),  # submitted before this step
+        st.one_of(st.none(), st.integers(0, 40)),  # cancelled after this step
+        st.integers(0, 3),  # what the prediction is like
+    ),
+    min_size=1,
+    max_size=9,
+)
+
+
+@pytest.mark.parametrize("speculation", ["none", "prediction", "prompt-lookup"])
+@pytest.mark.parametrize("adaptive", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(plan=requests)
+def test_any_mix_of_requests_gives_each_its_own_text(speculation: str, adaptive: bool, plan: Any) -> None:
+    """Chunking, batching, preemption (24 pages are few), cancelling and drafts change nothing in anybody's text."""
+    run = Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=adaptive, **SMALL))
+    sequences = []
+    for prompt, max_tokens, _, _, kind in plan:
+        right = toy.plain(prompt, toy.scattered, max_tokens)
+        prediction = [None, right, right[::2] + right, [9] * len(right)][kind]
+        sequences.append(run.sequence(prompt, max_tokens=max_tokens, prediction=prediction))
+    for step in range(80):
+        for sequence, (_, _, submitted, cancelled, _) in zip(sequences, plan, strict=True):
+            if submitted == step:
+                run.submit(sequence)
+            if cancelled == step and submitted <= step:
+                run.engine.cancel([sequence])
+        run.engine.step()
+    run.finish()
+    for sequence, (prompt, max_tokens, _, cancelled, _) in zip(sequences, plan, strict=True):
+        expected = toy.plain(prompt, toy.scattered, max_tokens)
+        got = run.tokens(sequence)
+        if cancelled is None:
+            assert got == expected
+            assert run.finishes(sequence) == ["length"]
+        else:
+            assert got == expected[: len(got)]
+    assert run.engine.pool.free == run.engine.pool.total
+    assert run.engine.idle
+
+
+def test_seeded_sampling_is_the_same_alone_batched_chunked_and_speculated() -> None:
+    prompt = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
+    wishes: dict[str, Any] = {
+        "temperature": 0.9, "top_p": 0.95, "top_k": 40, "seed": 77, "presence_penalty": 0.5, "max_tokens": 25,
+    }  # fmt: skip
+    alone = Run(toy.stack())
+    reference = alone.sequence(prompt, **wishes)
+    alone.submit(reference)
+    alone.finish()
+    text = alone.tokens(reference)
+    assert len(set(text)) > 5
+    for speculation in ("none", "prediction", "prompt-lookup"):
+        run = Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=False, **SMALL))
+        others = [run.sequence([30 + i] * 7, temperature=1.0, seed=i) for i in range(3)]
+        same = run.sequence(prompt, prediction=[*text[:9], 4, *text[10:]], **wishes)
+        run.submit(*others[:2], same, others[2])
+        run.finish()
+        assert run.tokens(same) == text
+        if speculation == "prediction":
+            assert run.stats.accepted_tokens >= 15
+    other = Run(toy.stack())
+    different = other.sequence(prompt, **{**wishes, "seed": 78})
+    other.submit(different)
+    other.finish()
+    assert other.tokens(different) != text
+
+
+def test_a_right_prediction_takes_few_steps_and_counts_as_accepted() -> None:
+    run = Run(toy.stack(SPECULATION="prediction", DRAFT_ADAPTIVE=False, DRAFT_WIDTH=8))
+    prompt = [5, 6]
+    right = toy.plain(prompt, toy.scattered, 45)
+    sequence = run.sequence(prompt, max_tokens=45, prediction=right)
+    run.submit(sequence)
+    run.finish()
+    assert run.tokens(sequence) == right
+    assert len(run.decoder.steps) == 5  # 9 tokens a step, the first one together with the prompt
+    deltas = run.deltas[id(sequence)]
+    assert sum(delta.accepted for delta in deltas) == 40
+    assert sum(delta.rejected for delta in deltas) == 0
+
+
+def test_first_come_first_served_and_admission_limits() -> None:
+    run = Run(toy.stack(**SMALL))
+    sequences = [run.sequence([10 + i, 3], max_tokens=5 + i) for i in range(7)]
+    run.submit(*sequences)
+    order: list[int] = []
+    for index, sequence in enumerate(sequences):
+        sequence.receive = lambda delta, index=index: order.append(index) if index not in order else None
+    run.engine.step()
+    assert run.stats.running == 4
+    assert run.stats.waiting == 3
+    run.finish()
+    assert order == sorted(order)
+
+
+def test_prompts_do_not_hold_up_those_who_decode() -> None:
+    run = Run(toy.stack(**SMALL))
+    early = run.sequence([5], max_tokens=20)
+    run.submit(early)
+    run.engine.step()
+    run.submit(run.sequence([6] * 60, max_tokens=2))
+    for _ in range(4):
+        run.engine.step()
+        starts = run.decoder.steps[-1]
+        assert starts[0][1] == 1, "the decoding row comes first in every step"
+        assert starts[1][1] <= 8, "and a prompt's chunk is bounded beside it"
+    run.finish()
+    alone = Run(toy.stack(**SMALL))
+    alone.submit(alone.sequence([6] * 60, max_tokens=1))
+    alone.engine.step()
+    assert alone.decoder.steps == [[(0, 16, 0)]], "with nobody decoding a step is filled"
+
+
+def test_stop_strings_end_the_text_where_the_string_begins() -> None:
+    word = TEXT.encode(" fox", add_special_tokens=False).ids
+    start = TEXT.encode("the quick", add_special_tokens=False).ids
+    full = [*start, *word, *start]
+
+    def rule(context: Any) -> int:
+        return full[(len(context) - 1) % len(full)]
+
+    run = Run(toy.stack(), rule=rule)
+    cut = run.sequence([5], max_tokens=len(full), stop=("k fo", "zzz"))
+    kept = run.sequence([5], max_tokens=len(full), stop=("k fo",), include_stop_str_in_output=True)
+    run.submit(cut, kept)
+    run.finish()
+    assert run.text(cut) == "the quic"
+    assert run.text(kept) == "the quick fo"
+    last = run.deltas[id(cut)][-1]
+    assert (last.finish, last.stop_reason) == ("stop", "k fo")
+
+
+def test_eos_stop_ids_min_tokens_and_ignore_eos() -> None:
+    def rule(context: Any) -> int:
+        return toy.EOS if len(context) % 4 == 0 else 40
+
+    run = Run(toy.stack(), rule=rule)
+    stops = run.sequence([5], max_tokens=12)
+    ignores = run.sequence([5], max_tokens=12, ignore_eos=True)
+    waits = run.sequence([5], max_tokens=12, min_tokens=6)
+    by_id = run.sequence([5], max_tokens=12, stop_token_ids=frozenset({40}))
+    run.submit(stops, ignores, waits, by_id)
+    run.finish()
+    assert run.tokens(stops) == [40, 40, 40, toy.EOS]
+    assert run.deltas[id(stops)][-1][3:5] == ("stop", None)
+    assert len(run.tokens(ignores)) == 12
+    got = run.tokens(waits)
+    assert toy.EOS not in got[:6]
+    assert got[-1] == toy.EOS
+    assert run.tokens(by_id) == [40]
+    assert run.deltas[id(by_id)][-1][3:5] == ("stop", 40)
+    assert run.text(by_id) == ""
+
+
+def test_cancelled_sequences_free_their_pages_at_the_next_step() -> None:
+    run = Run(toy.stack(**SMALL))
+    doomed, other = run.sequence([5] * 20, max_tokens=20), run.sequence([6, 7], max_tokens=20)
+    run.submit(doomed, other)
+    for _ in range(3):
+        run.engine.step()
+    before = run.engine.pool.free
+    held = doomed.pages.count
+    delivered = len(run.deltas[id(doomed)])
+    run.engine.cancel([doomed])
+    run.engine.step()
+    assert run.engine.pool.free >= before + held - 1
+    assert len(run.deltas[id(doomed)]) == delivered
+    run.finish()
+    assert run.tokens(other) == toy.plain([6, 7], toy.scattered, 20)
+    assert run.stats.success["abort"] == 1
+
+
+def test_the_waiting_queue_is_bounded_and_what_can_never_fit_is_refused() -> None:
+    made = toy.stack(MAX_WAITING=3, **SMALL)
+    run = Run(made)
+    run.submit(*[run.sequence([5]) for _ in range(3)])
+    with pytest.raises(made.engine.QueueFullError, match="at most 3"):
+        run.submit(run.sequence([5]))
+    with pytest.raises(ValueError, match="does not fit"):
+        run.submit(run.sequence([5] * 90, max_tokens=20))
+
+
+def test_a_decoder_that_raises_fails_everybody_clearly_and_nobody_waits() -> None:
+    made = toy.stack(**SMALL)
+    run = Run(made)
+    run.decoder.fail_at = 3
+    done = threading.Event()
+    sequences = [run.sequence([10 + i]) for i in range(6)]
+    left = {id(s) for s in sequences}
+    for sequence in sequences:
+        received = run.deltas[id(sequence)]
+
+        def receive(delta: Any, received: Any = received, key: int = id(sequence)) -> None:
+            received.append(delta)
+            if delta.finish is not None:
+                left.discard(key)
+            if not left:
+                done.set()
+
+        sequence.receive = receive
+    run.submit(*sequences)
+    run.engine.start()
+    assert done.wait(20)
+    assert all(run.finishes(s) == ["error"] for s in sequences)
+    assert run.engine.failure == "RuntimeError: planted failure"
+    with pytest.raises(made.engine.EngineDeadError, match="planted"):
+        run.submit(run.sequence([5]))
+    run.engine.stop()
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+def test_the_thread_serves_submissions_from_many_threads() -> None:
+    run = Run(toy.stack(**SMALL))
+    run.engine.start()
+    prompts = [[3 + random.Random(i).randrange(500) for _ in range(1 + i % 9)] for i in range(24)]
+    finished = [threading.Event() for _ in prompts]
+    sequences = []
+    for prompt, event in zip(prompts, finished, strict=True):
+        sequence = run.sequence(prompt, max_tokens=9)
+        received = run.deltas[id(sequence)]
+
+        def receive(delta: Any, received: Any = received, event: threading.Event = event) -> None:
+            received.append(delta)
+            if delta.finish:
+                event.set()
+
+        sequence.receive = receive
+        sequences.append(sequence)
+    threads = [threading.Thread(target=run.submit, args=(s,)) for s in sequences]
+    for thread in threads:
+        thread.start()
+    assert all(event.wait(20) for event in finished)
+    run.engine.stop()
+    for prompt, sequence in zip(prompts, sequences, strict=True):
+        assert run.tokens(sequence) == toy.plain(prompt, toy.scattered, 9)
+
+
+def test_one_wake_up_per_step() -> None:
+    run = Run(toy.stack())
+    run.submit(*[run.sequence([10 + i], max_tokens=6) for i in range(5)])
+    run.finish()
+    assert run.calls == len(run.decoder.steps) == 6
+
+
+def test_logprobs_come_with_every_token_and_belong_to_it() -> None:
+    run = Run(toy.stack())
+    sequence = run.sequence([5, 6], max_tokens=4, logprobs=3)
+    run.submit(sequence)
+    run.finish()
+    entries = [entry for delta in run.deltas[id(sequence)] for entry in delta.logprobs]
+    assert [entry.token for entry in entries] == run.tokens(sequence)
+    for entry in entries:
+        assert entry.rank == 1
+        assert entry.top[0] == (entry.token, entry.logprob)
+        assert len(entry.top) == 3
