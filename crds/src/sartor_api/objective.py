@@ -47,6 +47,15 @@ Confidence = Annotated[
 ]
 
 
+CONFIDENCE_RULE = Rule(
+    cel="double(self.confidence.replace('%', '')) >= 50.0 && double(self.confidence.replace('%', '')) < 100.0",
+    message='confidence is out of range; write at least "50%" and less than "100%"',
+    holds=lambda model: 0.5 <= model.confidence.number < 1,
+    field=".confidence",
+)
+"""For every object with a field ``confidence``."""
+
+
 def _quoted(names: tuple[str, ...]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
@@ -225,10 +234,5 @@ class Measurement(ApiModel):
             holds=lambda m: m.window is None or m.window.seconds >= 1,
             field=".window",
         ),
-        Rule(
-            cel="double(self.confidence.replace('%', '')) >= 50.0 && double(self.confidence.replace('%', '')) < 100.0",
-            message='confidence is out of range; write at least "50%" and less than "100%"',
-            holds=lambda m: 0.5 <= m.confidence.number < 1,
-            field=".confidence",
-        ),
+        CONFIDENCE_RULE,
     )

@@ -7,9 +7,26 @@ from sartor_api.base import API_VERSION
 from sartor_api.conditions import ConditionType, Reason
 from sartor_api.crd import structural
 from sartor_api.meta import Resource
+from sartor_api.quantities import DecimalString, Percentage, Threshold
 from sartor_api.workload import SCENARIOS, WorkloadParameters
 
 Schema = dict[str, Any]
+
+_ELSEWHERE = {
+    "spec.snapshot.synthesis": "ServingSynthesis spec",
+    "spec.snapshot.hardware": "HardwareTarget spec",
+    "spec.snapshot.agents": "AgentProfile spec",
+}
+"""Objects that are another kind's spec, which has its own table."""
+
+_QUANTITIES = {
+    f"^(?:{kind.pattern})$": name
+    for kind, name in (
+        (DecimalString, "decimal"),
+        (Percentage, "percentage"),
+        (Threshold, "duration, percentage or decimal"),
+    )
+}
 
 _HEAD = f"""# API reference
 
@@ -62,7 +79,13 @@ def _rows(schema: Schema, path: str) -> Iterator[str]:
     for name, field in schema.get("properties", {}).items():
         here = f"{path}.{name}"
         default = "**required**" if name in required else _default(field)
-        yield f"| `{here}` | {_cell(_type(field))} | {default} | {_cell(field.get('description', ''))} |"
+        meaning = field.get("description", "")
+        if here in _ELSEWHERE:
+            title = _ELSEWHERE[here]
+            meaning += f" Fields: [{title}](#{title.lower().replace(' ', '-')})."
+        yield f"| `{here}` | {_cell(_type(field))} | {default} | {_cell(meaning)} |"
+        if here in _ELSEWHERE:
+            continue
         if "properties" in field:
             yield from _rows(field, here)
         elif "properties" in field.get("items", {}):
@@ -108,7 +131,7 @@ def _type(field: Schema) -> str:
         return "duration"
     if field.get("format") == "date-time":
         return "time"
-    return {"string": "text", "boolean": "boolean"}.get(kind, kind)
+    return _QUANTITIES.get(field.get("pattern", ""), {"string": "text"}.get(kind, kind))
 
 
 def _bounds(field: Schema, least: str, most: str) -> str:
@@ -126,6 +149,8 @@ def _all_rules(schema: Schema, path: str) -> str:
 
 
 def _every_rule(schema: Schema, path: str) -> Iterator[str]:
+    if path in _ELSEWHERE:
+        return
     for rule in schema.get("x-kubernetes-validations", ()):
         yield f"- `{path}`: {rule['message']}."
     for name, field in schema.get("properties", {}).items():

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from sartor_api.base import ApiModel, Rule, exactly_one
 from sartor_api.fields import Hostname, Label, ListSet, Name, Pattern
-from sartor_api.objective import Confidence
+from sartor_api.objective import CONFIDENCE_RULE, Confidence
 from sartor_api.quantities import Duration, Percentage
 
 
@@ -76,10 +76,11 @@ class HeaderOptIn(ApiModel):
 class StickySessions(ApiModel):
     """Keeps a client on one arm, so that a conversation does not change engines in the middle."""
 
-    by: Literal["header", "cookie"] = "header"
-    """What tells clients apart."""
+    by: Literal["header", "cookie", "contentHash"] = "header"
+    """What tells clients apart: a header, a cookie, or a hash of the request's content, so that equal requests always
+    reach the same arm. A Gateway that lacks the feature is named in the status, and nothing moves."""
     name: Annotated[str, Pattern(r"[A-Za-z0-9_-]+", "a header or cookie name", 64)] = "x-session-id"
-    """Name of the header or cookie."""
+    """Name of the header or cookie; not used with `contentHash`."""
 
 
 class FreezePolicy(ApiModel):
@@ -110,6 +111,7 @@ class Analysis(ApiModel):
     """Address of Prometheus, with the source `prometheus`."""
 
     rules = (
+        CONFIDENCE_RULE,
         Rule(
             cel="!('prometheus' in self.sources) || has(self.prometheusAddress)",
             message="the source prometheus needs prometheusAddress; set it, or remove the source",

@@ -142,8 +142,7 @@ class Alignment:
         self._pointer, self._run = place, evidence
 
     def _longest_suffix(self) -> tuple[int | None, int]:
-        """The source place after the longest match (2 tokens or more) with the newest output, nearest to the
-        pointer."""
+        """The place after the longest match (2 tokens or more) with the newest output, nearest to the pointer."""
         recent, source = self._recent, self._source
         if len(recent) < 2:
             return None, 0

@@ -171,7 +171,7 @@ class Engine:
         if spec.SPECULATION != "none":
             self._width.observe(rows, finished - started)
         self._absorb(batch, segments, argmax, logits, finished)
-        self.stats.step(rows)
+        self.stats.step(rows, finished - started)
         self._publish()
         return True
 
@@ -256,8 +256,7 @@ class Engine:
         return draft if self.pool.grow(sequence.pages, tokens + len(draft)) else _NO_DRAFT
 
     def _reserve(self, sequence: Sequence, tokens: int) -> bool:
-        """Pages for `tokens` positions, taken from the youngest sequences if need be; False if `sequence` itself gave
-        way."""
+        """Pages for `tokens` positions, from the youngest sequences if need be; False if `sequence` itself gave way."""
         while sequence in self._running:
             if self.pool.grow(sequence.pages, tokens):
                 return True
@@ -309,8 +308,7 @@ class Engine:
         greedy: list[int],
         rows: NDArray[np.float32] | None,
     ) -> Delta:
-        """Take the model's choice row by row for as long as the draft foretold it: exactly what plain decoding would
-        give."""
+        """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give."""
         params = sequence.params
         tokens: list[int] = []
         text = ""

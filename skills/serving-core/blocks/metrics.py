@@ -61,6 +61,7 @@ class EngineStats:
         self.request_prompt_tokens = Histogram(_TOKENS)
         self.request_generation_tokens = Histogram(_TOKENS)
         self.step_tokens = Histogram(_STEP)
+        self.step_seconds = 0.0
         self.drafts = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
@@ -68,8 +69,9 @@ class EngineStats:
         self.requests: Counter[str] = Counter()  # by endpoint
         self.handovers: Counter[str] = Counter()  # by reason
 
-    def step(self, rows: int) -> None:
+    def step(self, rows: int, seconds: float) -> None:
         self.step_tokens.observe(rows)
+        self.step_seconds += seconds
 
     def produced(self, sequence: Sequence, delta: Delta, now: float) -> None:
         count = len(delta.tokens)
@@ -137,6 +139,7 @@ def _collect(stats: EngineStats, model: str) -> Iterator[Metric]:
         ("vllm:num_preemptions", "Preemptions by the engine.", stats.preemptions),
         ("vllm:prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens),
         ("vllm:generation_tokens", "Tokens generated.", stats.generation_tokens),
+        ("sartor:step_seconds", "Time spent planning and computing steps.", stats.step_seconds),
     ]
     if spec.SPECULATION != "none":
         counters += [

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a table reads better a row a line)
 """Good and bad objects of every kind: what pydantic and the API server must both say of them.
 
 One table for both, so that a rule cannot be written in CEL and in Python with two meanings. `Bad.message` is a part
@@ -319,6 +320,7 @@ BAD = [
     Bad("falling weights", _steps({"weight": 50}, {"pause": {}}, {"weight": 5}), "spec.rollout.steps", "ascending order"),
     Bad("hosts without gateway", changed(_S, "spec.rollout.hostnames", ["a.example.com"]), "spec.rollout.parentRefs", "hostnames need a Gateway"),
     Bad("prometheus somewhere", changed(_S, "spec.rollout.analysis.sources", ["prometheus"]), "spec.rollout.analysis.prometheusAddress", "needs prometheusAddress"),
+    Bad("rollout by a coin", changed(_S, "spec.rollout.analysis.confidence", "30%"), "spec.rollout.analysis.confidence", "out of range"),
     Bad("name too long", changed(_S, "metadata.name", "n" * 41), "metadata.name", "at most 40 characters"),
     Bad("value outside its interval", _S | {"status": {"best": {"name": "c", "speedup": {**SPEEDUP, "low": "2.35"}}}}, "status.best.speedup", "must lie in its interval"),
     Bad("cuda without accelerator", changed(HARDWARE, "spec.platform", "cuda"), "spec.accelerator", "need accelerator"),

@@ -7,16 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
-from sartor_api import KINDS, ConditionType, Reason, load_text
+from sartor_api import KINDS, ConditionType, LoadError, Reason, load_text
 from sartor_api.base import ApiModel
 from sartor_api.crd import crd, structural
-from sartor_api.generate import generated, main
-from sartor_api.meta import Naming, Resource
+from sartor_api.generate import main
+from sartor_api.meta import Resource
 from sartor_api.reference import reference
 
 from .cases import BAD, FULL_SYNTHESIS, GOOD, SYNTHESIS, UPDATES, changed
@@ -29,12 +29,10 @@ def test_generated_files_are_current(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--check", "--root", str(ROOT)]) == 0, capsys.readouterr().err
 
 
-def test_generation_writes_checks_and_notices_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_generation_writes_and_notices_drift(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "crds").mkdir()
     arguments = ["--root", str(tmp_path)]
-    assert main([*arguments, "--check"]) == 1
     assert main(arguments) == 0
-    assert main([*arguments, "--check"]) == 0
     page = tmp_path / "docs" / "reference" / "api.md"
     page.write_text(page.read_text() + "by hand\n")
     capsys.readouterr()
@@ -43,8 +41,8 @@ def test_generation_writes_checks_and_notices_drift(tmp_path: Path, capsys: pyte
 
 
 def test_no_generated_file_is_left_over() -> None:
-    written = {path for path in generated(ROOT) if path.suffix == ".yaml"}
-    assert set((ROOT / "crds" / "manifests").iterdir()) == written
+    written = {f"sartor.dev_{kind.naming.plural}.yaml" for kind in KINDS.values()}
+    assert {path.name for path in (ROOT / "crds" / "manifests").iterdir()} == written
 
 
 def _schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,12 +100,6 @@ def test_reference_names_everything() -> None:
     assert "| `spec.workload.scenario` | `chat` · `code-edit`" in page
 
 
-class _Small(Resource):
-    naming: ClassVar[Naming] = Naming(plural="smalls", short_name="sm", columns=())
-    kind: Literal["_Small"] = "_Small"
-    spec: _Union | None = None
-
-
 def test_rows_of_the_reference_keep_their_columns() -> None:
     for line in reference(KINDS.values()).splitlines():
         if line.startswith("| `spec."):
@@ -128,7 +120,7 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         built = tmp_path_factory.mktemp("go") / program.name
         build = subprocess.run(
-            [go, "build", "-trimpath", "-ldflags=-s -w", "-o", str(built), "."],
+            [go, "build", "-ldflags=-s -w", "-o", str(built), "."],
             cwd=VALIDATOR,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -buildvcs=false"},
             capture_output=True,
@@ -198,8 +190,6 @@ class TestApiServer:
 
 
 def _refused(object_: dict[str, Any]) -> bool:
-    from sartor_api import LoadError
-
     try:
         load_text(json.dumps(object_))
     except LoadError:

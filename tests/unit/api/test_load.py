@@ -1,14 +1,16 @@
 """Reading YAML: everything wrong is said at once, with file, line, field and what is allowed; never a traceback."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor_api import KINDS, LOCAL, LoadError, ServingSynthesis, dump_yaml, load_file, load_text
 
-from .cases import FULL_SYNTHESIS, GOOD
+from .cases import FULL_SYNTHESIS, GOOD, Good
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -113,8 +115,10 @@ HEAD = "apiVersion: sartor.dev/v1alpha1\nkind: AgentProfile\n"
         ),
         ("a\x07b", "f.yaml:1: has the control character U+0007; is it a YAML file?"),
         (HEAD + "spec:\n", "f.yaml:3: spec: must be a mapping, is empty; give it a value or remove it"),
-        (HEAD + "spec: {codexVersion: 1.2}\n", 'f.yaml:3: spec.codexVersion: must be text, is the number 1.2; write it in quotes: "1.2"'),
-        (HEAD + "spec: {model: yes, backend: on}\n", 'f.yaml:3: spec.backend: "on" is not allowed; allowed: playbook, openai, codex'),
+        (HEAD + "spec: {codexVersion: 1.2}\n",
+         'f.yaml:3: spec.codexVersion: must be text, is the number 1.2; write it in quotes: "1.2"'),
+        (HEAD + "spec: {model: yes, backend: on}\n",
+         'f.yaml:3: spec.backend: "on" is not allowed; allowed: playbook, openai, codex'),
         (HEAD + "metadata: {name: true}\n", 'f.yaml:3: metadata.name: must be text, is true; write it in quotes: "true"'),
     ],
 )  # fmt: skip
@@ -153,10 +157,8 @@ def test_a_byte_order_mark_and_windows_lines_are_borne(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)
-def test_what_is_dumped_reads_back(case: object) -> None:
-    import json
-
-    [resource] = load_text(json.dumps(case.object))  # type: ignore[attr-defined]
+def test_what_is_dumped_reads_back(case: Good) -> None:
+    [resource] = load_text(json.dumps(case.object))
     assert load_text(dump_yaml(resource)) == [resource]
     [filled] = load_text(dump_yaml(resource, defaults=True))
     assert filled.to_dict(defaults=True) == resource.to_dict(defaults=True)
@@ -173,6 +175,7 @@ def test_a_dump_says_only_what_was_said() -> None:
     assert "budget" in dump_yaml(synthesis, defaults=True)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_whatever_the_text_there_is_a_resource_or_a_sentence(text: str) -> None:
     try:
@@ -188,11 +191,9 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_whatever_stands_in_a_field_there_is_a_resource_or_a_sentence(data: st.DataObject) -> None:
-    import copy
-    import json
-
     broken = copy.deepcopy(FULL_SYNTHESIS)
     place = broken
     while True:

@@ -101,7 +101,7 @@ def good(begin: Begin) -> StepResult:
             return measured(begin.candidate.speedup.value * 0.99)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The driver was killed."""
 
 
@@ -127,7 +127,7 @@ class World:
     def _point(self, name: str) -> None:
         self.points += 1
         if self.kill(name, self.points):
-            raise Killed
+            raise KilledError
 
     def session_once(self) -> Finish:
         """One session of a driver: what `sartor_agents.run.driver` does, in virtual time."""
@@ -183,6 +183,6 @@ class World:
         for _ in range(1000):
             try:
                 return self.session_once()
-            except Killed:
+            except KilledError:
                 self.now += self.pause
         raise AssertionError("the run does not end")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from search_world import PASSED, Killed, World, invalid, measured, plan, spec, verdict
+from search_world import PASSED, KilledError, World, invalid, measured, plan, spec, verdict
 
 from sartor_api.search.budget import Ledger
 from sartor_api.search.decide import TRANSITIONS, Begin, Cancel, Finish, Phase, Reason, Wait, decide, phase
@@ -327,7 +327,7 @@ def scripts(draw: st.DrawFn) -> dict[tuple[str, int, int], StepResult]:
     return script  # type: ignore[return-value]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     script=scripts(),
     flaky=st.dictionaries(
@@ -376,5 +376,5 @@ def test_a_kill_at_each_single_point_of_a_run_ends_the_same() -> None:
 
 
 def test_the_world_can_be_killed() -> None:
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         World(spec(), kill=lambda *_: True).session_once()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from . import toy
 from .composed import compose
 from .serve import write_text_side
 
@@ -160,31 +161,31 @@ def test_a_port_in_use_is_one_sentence(place: Path, processes: list[Process]) ->
     assert "Traceback" not in second.stderr
 
 
-def test_wrong_model_folders_are_named(place: Path, tmp_path: Path) -> None:
-    missing = run(place, "serve", "--model", str(tmp_path / "nowhere"))
-    assert missing.returncode == 1
-    assert "config.json" in missing.stderr
+def test_wrong_model_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal(folder: Path) -> str:
+        assert toy.stack().main.main(["serve", "--model", str(folder), "--port", "0"]) == 1
+        return capsys.readouterr().err
+
+    assert "config.json" in refusal(tmp_path / "nowhere")
     other = tmp_path / "other"
     write_text_side(other)
     (other / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": 128, "head_dim": 32}))
-    wrong = run(place, "serve", "--model", str(other))
-    assert wrong.returncode == 1
-    assert "128" in wrong.stderr
+    assert "HIDDEN_SIZE is 128, the stack has 64" in refusal(other)
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_text(json.dumps(CONFIG))
-    no_tokenizer = run(place, "serve", "--model", str(bare), "--port", "0")
-    assert no_tokenizer.returncode == 1
-    assert "tokenizer.json is missing" in no_tokenizer.stderr
+    assert "tokenizer.json is missing" in refusal(bare)
     (bare / "tokenizer.json").write_text("{")
-    assert "cannot be read" in run(place, "serve", "--model", str(bare), "--port", "0").stderr
-    for result in (missing, wrong, no_tokenizer):
-        assert "Traceback" not in result.stderr
+    assert "cannot be read" in refusal(bare)
 
 
-def test_wrong_arguments_are_explained(place: Path) -> None:
-    assert run(place).returncode == 2
-    bad = run(place, "serve", "--model", "model", "--baseline", "127.0.0.1:8001")
-    assert bad.returncode == 2
-    assert "not a URL like" in bad.stderr
-    assert run(place, "build").returncode == 0
+def test_wrong_arguments_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ([], "required"),
+        (["serve"], "--model"),
+        (["serve", "--model", "m", "--baseline", "127.0.0.1:8001"], "not a URL like"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            toy.stack().main.main(arguments)
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err

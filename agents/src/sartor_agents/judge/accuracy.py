@@ -1,9 +1,9 @@
 """Exact greedy match: an answer is right when the reference, given the answer itself, would have written every token of it.
 
-The reference reads prompt and answer in one forward pass (teacher forcing). Where its own choice is the answer's token at every
-position, the answer is exactly the greedy text. Another choice is allowed only at a *tie*: where the reference's two best
-logits are closer than the tolerance, so that the order of a sum decides. Every position is held to that, not only the first
-divergence, since behind a tie the reference judges along the answer's own path.
+The reference reads prompt and answer in one forward pass (teacher forcing). Where its own choice is the answer's token at
+every position, the answer is exactly the greedy text. Another choice is allowed only at a *tie*: where the reference's two
+best logits are closer than the tolerance, so that the order of a sum decides. Every position is held to that, not only the
+first divergence, since behind a tie the reference judges along the answer's own path.
 """
 
 from collections.abc import Iterable, Sequence

@@ -104,14 +104,17 @@ class Connection(asyncio.Protocol):
                 self.close()
         return exchange
 
-    async def first_bytes(self, request: bytes, *, timeout: float) -> None:
-        """Send `request` and return as soon as body bytes have come; the caller then closes (a client that goes away)."""
+    async def leave_early(self, request: bytes, *, timeout: float) -> Exchange:
+        """Send `request` and go away as soon as body bytes have come (or all is over). What had come until then."""
+        self._arrived = asyncio.get_running_loop().create_future()
         task = asyncio.ensure_future(self.exchange(request, timeout=timeout, stall_timeout=timeout))
-        while not task.done() and not (self._exchange and self._exchange.pieces):
-            self._arrived = asyncio.get_running_loop().create_future()
-            await asyncio.wait({task, self._arrived}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, self._arrived}, return_when=asyncio.FIRST_COMPLETED)
+        complete = task.done()
         self.close()
-        await task
+        exchange = await task
+        if not complete and exchange.error is ErrorClass.RESET:
+            exchange.error, exchange.detail = None, ""  # it was we who left
+        return exchange
 
     def pause(self) -> None:
         """Stop reading (a slow reader)."""

@@ -15,6 +15,7 @@ from .windows import WindowRun, WindowRunner
 
 _PROBES = 3
 _PROBE_PAUSE = 1.0
+_SUSPICIOUS = (ErrorClass.CONNECT, ErrorClass.RESET, ErrorClass.STALL, ErrorClass.TIMEOUT)
 
 
 class MeasurementFailure(Exception):  # noqa: N818  (a result, not a defect)

@@ -57,7 +57,7 @@ def tokens_between(samples: Iterable[Sample], start: float, end: float) -> int:
 def goodput(
     samples: Sequence[Sample], seconds: float, *, ttft: float = math.inf, inter_token: float = math.inf
 ) -> float:
-    """Requests per second that met both objectives in seconds (of the gaps their mean), as DistServe (OSDI 24) defines it."""
+    """Requests per second that met both objectives in seconds (of the gaps the mean), after DistServe (OSDI 24)."""
 
     def good(sample: Sample) -> bool:
         gaps = sample.inter_token()

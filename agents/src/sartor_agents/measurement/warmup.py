@@ -1,10 +1,15 @@
 """Where the warm-up ends: read from the data, never assumed.
 
-MSER-5 (White, *An effective truncation heuristic for bias reduction in simulation output*, Simulation 69, 1997; batches of
-five: White, Cobb & Spratt, WSC 2000): batch the series in fives, and cut where the standard error of what remains is least.
-A cut in the second half means that the series never settled; more has to be run.
+The scheme is Heidelberger and Welch's (*Operations Research* 31, 1983): test the series for an initial transient; while the test
+finds one, discard another tenth; a series that has to lose more than half never settled, and more must be run. The test is
+Geweke's (*Bayesian Statistics* 4, 1992) on means of batches: the first third against the rest.
+
+Two things are particular to serving. Only a *slow* start is a warm-up, so the test is one-sided; and a difference has to matter
+(a tenth) as well as be significant, since short windows on a busy machine are noisy. MSER-5 was tried first: on 120 noisy
+observations without any transient its cut falls into the second half about one time in four.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +18,9 @@ import numpy.typing as npt
 
 BATCH = 5
 SHORTEST = 4 * BATCH
+_TENTHS = 6  # nothing, then 10 % … 50 % discarded
+_MATTERS = 0.1
+_SIGNIFICANT = 2.6  # one-sided, about 0.5 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,32 +31,34 @@ class WarmUp:
     over: bool
 
 
-def mser5(series: Sequence[float]) -> WarmUp:
-    """The truncation point of `series` (any unit). A series shorter than four batches is never called settled."""
-    if len(series) < SHORTEST:
+def settle(rates: Sequence[float]) -> WarmUp:
+    """Where `rates` (higher is faster, any unit, negative too) settles. Shorter than four batches never counts as settled."""
+    if len(rates) < SHORTEST:
         return WarmUp(0, over=False)
-    count = len(series) // BATCH
-    batches = np.asarray(series[: count * BATCH], dtype=np.float64).reshape(count, BATCH).mean(axis=1)
-    # For each cut d: sum of squared deviations of batches[d:] ÷ (count - d)², from suffix sums. Centring first keeps the
-    # difference of squares accurate.
-    centred = batches - batches.mean()
-    left = np.arange(count, 0, -1, dtype=np.float64)
-    total = np.cumsum(centred[::-1])[::-1]
-    squares = np.cumsum((centred**2)[::-1])[::-1]
-    errors = np.maximum(squares - total**2 / left, 0.0) / left**2
-    # The last few batches always look steady: White's rule searches all but five of them.
-    searched = max(1, count - 5)
-    cut = int(np.argmin(errors[:searched]))
-    return WarmUp(cut * BATCH, over=2 * cut <= count)
+    count = len(rates) // BATCH
+    batches = np.asarray(rates[: count * BATCH], dtype=np.float64).reshape(count, BATCH).mean(axis=1)
+    for tenth in range(_TENTHS):
+        cut = count * tenth // 10
+        if not _slow_start(batches[cut:]):
+            return WarmUp(cut * BATCH, over=True)
+    return WarmUp(count // 2 * BATCH, over=False)
 
 
-def token_rate_series(
-    arrivals: Sequence[tuple[float, int]], start: float, end: float, bins: int
-) -> npt.NDArray[np.float64]:
-    """Tokens that arrived in each of `bins` equal parts of [start, end): the series on which a throughput warm-up shows."""
+def _slow_start(batches: npt.NDArray[np.float64]) -> bool:
+    """Whether the first third of the batches is slower than the rest, by enough to matter and beyond chance."""
+    first, rest = np.array_split(batches, [max(2, len(batches) // 3)])
+    if len(rest) < 2:
+        return False
+    behind = float(rest.mean() - first.mean())
+    error = math.sqrt(float(first.var(ddof=1)) / len(first) + float(rest.var(ddof=1)) / len(rest))
+    return behind > _MATTERS * abs(float(rest.mean())) and behind > _SIGNIFICANT * error
+
+
+def token_rate_series(arrivals: Sequence[tuple[float, int]], start: float, end: float, bins: int) -> list[float]:
+    """Tokens that arrived in each of `bins` equal parts of [start, end): the series on which a slow start shows."""
     if end <= start or bins < 1:
         raise ValueError(f"no series over [{start}, {end}) in {bins} bins")
     times = np.asarray([time for time, _ in arrivals], dtype=np.float64)
     tokens = np.asarray([n for _, n in arrivals], dtype=np.float64)
     series, _ = np.histogram(times, bins=bins, range=(start, end), weights=tokens)
-    return np.asarray(series, dtype=np.float64)
+    return [float(value) for value in series]

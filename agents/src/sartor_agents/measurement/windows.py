@@ -20,7 +20,7 @@ from .messages import MeasurementPolicy
 from .samples import GenerationRequest, Purpose, Sample
 from .scoring import request_rate, throughput
 from .seeds import derive
-from .warmup import mser5, token_rate_series
+from .warmup import settle, token_rate_series
 
 _SERIES_BINS = 120
 _OPEN_WARMUP = 0.25  # of the window, in an open loop
@@ -136,7 +136,7 @@ class WindowRunner:
             if not any(sample.ok for sample in warm_samples):
                 break  # a server that answers nothing will not settle; the scored requests will say so
             ordered = sorted(warm_samples, key=lambda sample: sample.sent)
-            settled = mser5([gap for sample in ordered for gap in sample.inter_token()]).over
+            settled = settle([-gap for sample in ordered for gap in sample.inter_token()]).over
         scored: Iterator[tuple[GenerationRequest, Purpose]] = ((request, "scored") for request in requests)
         start = client.clock()
         sent = await client.closed_loop([scored] * stage.concurrency)
@@ -147,7 +147,7 @@ class WindowRunner:
         self, client: LoadClient, stage: Stage, requests: Iterator[GenerationRequest], index: int, warmup: int
     ) -> StageRun:
         warm_stream = self._scenario.stream(stage, "warmup", index)
-        begun, warmed, warm_at = client.clock(), 0, 0.0
+        warmed, warm_at = 0, 0.0
 
         def slot() -> Iterator[tuple[GenerationRequest, Purpose]]:
             nonlocal warmed, warm_at
@@ -169,10 +169,9 @@ class WindowRunner:
         )
         end = warm_at + self._policy.window_seconds
         arrivals = [arrival for sample in samples if sample.ok for arrival in sample.arrivals]
-        cut = mser5(list(token_rate_series(arrivals, begun, end, _SERIES_BINS)))
-        settled = begun + cut.cut * (end - begun) / _SERIES_BINS
-        start = max(warm_at, settled)
-        return StageRun(stage, samples, start, end, cut.over and end - start >= self._policy.window_seconds / 2)
+        warm_up = settle(token_rate_series(arrivals, warm_at, end, _SERIES_BINS))
+        start = warm_at + (end - warm_at) * warm_up.cut / _SERIES_BINS
+        return StageRun(stage, samples, start, end, warm_up.over)
 
     async def _open(
         self, client: LoadClient, stage: Stage, requests: Iterator[GenerationRequest], index: int

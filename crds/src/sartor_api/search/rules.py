@@ -75,7 +75,7 @@ MEANINGS: dict[Reason, str] = {
     Reason.NOTHING_LEFT: "The planner has no hypothesis left.",
     Reason.ROUNDS_SPENT: "All rounds of the budget are used.",
     Reason.WALL_CLOCK_SPENT: "What is left of the wall clock is not enough for the next steps and the confirmation.",
-    Reason.ACCELERATOR_TIME_SPENT: "What is left of the accelerator time is not enough for the next steps and the confirmation.",
+    Reason.ACCELERATOR_TIME_SPENT: "What is left of the accelerator time is not enough for the next steps.",
     Reason.TOKENS_SPENT: "What is left of the tokens is not enough for the next steps.",
     Reason.MONEY_SPENT: "What is left of the money is not enough for the next steps.",
     Reason.INFRASTRUCTURE_UNAVAILABLE: "A step failed for the machine's fault as often as the retry policy allows.",

@@ -120,14 +120,19 @@ class Weights {
     // Writes the row-major matrix [outputs][columns] to lanes of panels. Output o goes to lane `lane + o % width` of panel
     // (first + o) / width; padding stays zero.
     void pack(Matrix matrix, int layer, int first, int outputs, int width, int lane, const Stored* from, int columns) {
-        constexpr int STRIP = 256;  // k at a time, so that 16 source rows and the panel's lines stay in the cache
-        for (int k0 = 0; k0 < columns; k0 += STRIP) {
-            const int k1 = k0 + STRIP < columns ? k0 + STRIP : columns;
-            for (int o = 0; o < outputs; ++o) {
-                Stored* to = panel(matrix, layer, (first + o) / width) + (lane + (first + o) % width) * PAIR;
-                const Stored* row = from + static_cast<size_t>(o) * columns;
-                for (int k = k0; k < k1; ++k) to[static_cast<size_t>(k / PAIR) * PANEL * PAIR + k % PAIR] = row[k];
-            }
+        for (int o = 0; o < outputs;) {
+            const int within = (first + o) % width;
+            int run = width - within < outputs - o ? width - within : outputs - o;
+            run = run < LANES ? run : LANES;  // as many source rows as one line of the panel takes
+            Stored* to = panel(matrix, layer, (first + o) / width) + (lane + within) * PAIR;
+            const Stored* rows = from + static_cast<size_t>(o) * columns;
+            int k = 0;
+            for (; k + PAIR <= columns; k += PAIR, to += PANEL * PAIR)
+                for (int i = 0; i < run; ++i)
+                    std::memcpy(to + i * PAIR, rows + static_cast<size_t>(i) * columns + k, sizeof(Stored) * PAIR);
+            if (k < columns)  // an odd depth: the other half of the last pair stays zero
+                for (int i = 0; i < run; ++i) to[i * PAIR] = rows[static_cast<size_t>(i) * columns + k];
+            o += run;
         }
     }
 

@@ -1,0 +1,81 @@
+"""The documented grid over which vLLM is tuned; its best point is the baseline that a stack has to beat.
+
+Dimensions, and why they are in it (vLLM 0.32 on a CPU):
+
+- *threads*: by default one OpenMP thread and a core kept for the API server; `VLLM_CPU_OMP_THREADS_BIND=0-N` uses all cores.
+- *dtype*: on a CPU without native bf16 arithmetic vLLM is up to 4 times faster in float32 with the same weights.
+- *n-gram speculation* (`code-edit`): the engine's own answer to predicted outputs; width and lookup range.
+
+`quick` keeps the points that won most often; `none` is the owner's arguments alone.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from sartor_agents.run.engines import Setting
+
+Tuning = Literal["documentedGrid", "quick", "none"]
+
+NGRAM: tuple[tuple[int, int, int], ...] = ((8, 4, 2), (16, 4, 2), (16, 8, 2))
+"""num_speculative_tokens, prompt_lookup_max, prompt_lookup_min."""
+
+
+def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int, native_bf16: bool) -> list[Setting]:
+    """The settings to measure, the one to fall back on first. `arguments` are in every one."""
+    dtypes = ("bfloat16",) if native_bf16 else ("float32", "bfloat16")
+    if "--dtype" in arguments:
+        dtypes = ("",)
+    if tuning == "none":
+        return [Setting("as given", tuple(arguments))]
+    if tuning == "quick":
+        settings = [_setting(arguments, dtypes[0], cores, None)]
+        if scenario == "code-edit":
+            settings.append(_setting(arguments, dtypes[0], cores, (16, 4, 2)))
+        return settings
+    widths: list[tuple[int, int, int] | None] = [None]
+    if scenario == "code-edit":
+        widths += NGRAM
+    plain = [
+        _setting(arguments, dtype, threads, None) for dtype in dtypes for threads in sorted({1, cores}, reverse=True)
+    ]
+    drafted = [
+        _setting(arguments, dtypes[0], threads, width)
+        for width in widths
+        if width is not None
+        for threads in sorted({1, cores}, reverse=True)
+    ]
+    return plain + drafted
+
+
+def _setting(arguments: Sequence[str], dtype: str, threads: int, ngram: tuple[int, int, int] | None) -> Setting:
+    extra: list[str] = ["--dtype", dtype] if dtype else []
+    words = [f"{threads} thread{'s' if threads > 1 else ''}", dtype or "dtype as given"]
+    if ngram is not None:
+        width, longest, shortest = ngram
+        config = {
+            "method": "ngram",
+            "num_speculative_tokens": width,
+            "prompt_lookup_max": longest,
+            "prompt_lookup_min": shortest,
+        }
+        extra += ["--speculative-config", json.dumps(config)]
+        words.append(f"n-gram {width} ({shortest}–{longest})")
+    else:
+        words.append("no speculation")
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"} if threads > 1 else {}
+    return Setting(", ".join(words), (*arguments, *extra), environment)
+
+
+def render(scenarios: Sequence[str], *, cores: int) -> str:
+    """The grid as Markdown, for the documentation."""
+    rows = ["| scenario | native bf16 | setting | arguments | environment |", "|---|---|---|---|---|"]
+    for scenario in scenarios:
+        for native in (True, False):
+            for point in grid(scenario, "documentedGrid", arguments=(), cores=cores, native_bf16=native):
+                environment = " ".join(f"{k}={v}" for k, v in point.environment.items())
+                rows.append(
+                    f"| {scenario} | {'yes' if native else 'no'} | {point.name} | "
+                    f"`{' '.join(point.arguments)}` | {f'`{environment}`' if environment else ''} |"
+                )
+    return "\n".join(rows) + "\n"

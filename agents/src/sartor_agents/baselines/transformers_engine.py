@@ -1,0 +1,49 @@
+"""The fall-back baseline: `transformers` behind the same HTTP contract. Used only with its reason in the record."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from sartor_agents.run.engines import Setting
+from sartor_agents.run.process import scrubbed_environment
+from sartor_agents.run.servers import HOST, ServerSpec
+
+
+@dataclass(frozen=True)
+class TransformersEngine:
+    model_dir: Path
+    served_name: str
+    dtype: str
+    fallback_reason: str | None
+
+    @property
+    def name(self) -> str:
+        return "transformers"
+
+    @property
+    def version(self) -> str:
+        return version("transformers")
+
+    @property
+    def accepts_prediction(self) -> bool:
+        return False
+
+    def settings(self) -> Sequence[Setting]:
+        return [Setting(f"eager, {self.dtype}", ("--dtype", self.dtype))]
+
+    def server(self, setting: Setting, port: int) -> ServerSpec:
+        command = (
+            sys.executable, "-m", "sartor_agents.baselines.transformers_server",
+            "--model", str(self.model_dir), "--name", self.served_name,
+            "--host", HOST, "--port", str(port), *setting.arguments,
+        )  # fmt: skip
+        return ServerSpec(
+            name="transformers",
+            command=command,
+            cwd=self.model_dir,
+            port=port,
+            environment=scrubbed_environment(self.model_dir.parent, {"HF_HUB_OFFLINE": "1"}),
+            ready_seconds=300.0,
+        )

@@ -1,0 +1,179 @@
+"""A small OpenAI-compatible server over `transformers`: `python -m sartor_agents.baselines.transformers_server`.
+
+The baseline of last resort. It decodes one request at a time with the library's own cache; it is correct, not fast, and a
+speed-up over it is always reported as one over `transformers`.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from aiohttp import web
+from tokenizers.decoders import DecodeStream
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sartor_agents.baselines.transformers_request import BadRequestError, Call, parse
+
+MAX_BODY_BYTES = 16 << 20
+
+
+@dataclass
+class Generator:
+    """The model, and greedy or sampled decoding of one sequence at a time."""
+
+    model: Any
+    tokenizer: Any
+    eos: frozenset[int]
+
+    @classmethod
+    def load(cls, model_dir: Path, dtype: str) -> "Generator":
+        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype))
+        eos = model.generation_config.eos_token_id
+        found = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        return cls(model.eval(), AutoTokenizer.from_pretrained(model_dir), frozenset(cast(list[int], found)))
+
+    def prompt_ids(self, call: Call) -> list[int]:
+        if call.messages is not None:
+            return self.tokenizer.apply_chat_template(call.messages, add_generation_prompt=True, return_dict=False)
+        if isinstance(call.prompt, str):
+            return self.tokenizer(call.prompt)["input_ids"]
+        assert call.prompt is not None
+        return list(call.prompt)
+
+    def tokens(self, prompt: list[int], call: Call) -> Iterator[int]:
+        """Generated token ids, up to `max_tokens`, the end-of-text token not included."""
+        random = torch.Generator().manual_seed(call.seed if call.seed is not None else torch.seed() % (1 << 63))
+        ids, cache = torch.tensor([prompt]), None
+        with torch.inference_mode():
+            for _ in range(call.max_tokens):
+                out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                cache = out.past_key_values
+                logits = out.logits[0, -1].float()
+                if call.temperature > 0:
+                    token = int(torch.multinomial(torch.softmax(logits / call.temperature, -1), 1, generator=random))
+                else:
+                    token = int(logits.argmax())
+                if token in self.eos and not call.ignore_eos:
+                    return
+                yield token
+                ids = torch.tensor([[token]])
+
+
+class Server:
+    def __init__(self, generator: Generator, name: str) -> None:
+        self._generator = generator
+        self._name = name
+        self._turn = asyncio.Lock()
+        self._served = 0
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/v1/chat/completions", self._complete)
+        return app
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        name = f'vllm:request_success_total{{model_name="{self._name}",finished_reason="length"}}'
+        return web.Response(text=f"# TYPE vllm:request_success_total counter\n{name} {self._served}\n")
+
+    async def _models(self, _: web.Request) -> web.Response:
+        entry = {"id": self._name, "object": "model", "created": int(time.time()), "owned_by": "transformers"}
+        return web.json_response({"object": "list", "data": [entry]})
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        try:
+            call = parse(await request.read(), chat=request.path.startswith("/v1/chat"), model=self._name)
+            prompt = self._generator.prompt_ids(call)
+            if not prompt:
+                raise BadRequestError("the prompt is empty")
+        except BadRequestError as error:
+            body = {"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": error.status}}
+            return web.json_response(body, status=error.status)
+        async with self._turn:
+            if call.stream:
+                return await self._stream(request, call, prompt)
+            pieces = [piece async for piece in self._pieces(call, prompt)]
+        self._served += 1
+        text, count = "".join(piece for piece, _ in pieces), pieces[-1][1] if pieces else 0
+        body = self._envelope(call, text, self._reason(call, count), whole=True)
+        return web.json_response({**body, "usage": _usage(len(prompt), count)})
+
+    async def _stream(self, request: web.Request, call: Call, prompt: list[int]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        count = 0
+        async for piece, count in self._pieces(call, prompt):
+            await response.write(_event(self._envelope(call, piece, None, whole=False)))
+        await response.write(_event(self._envelope(call, "", self._reason(call, count), whole=False)))
+        if call.include_usage:
+            last = {**self._envelope(call, "", None, whole=False), "choices": [], "usage": _usage(len(prompt), count)}
+            await response.write(_event(last))
+        await response.write(b"data: [DONE]\n\n")
+        self._served += 1
+        return response
+
+    async def _pieces(self, call: Call, prompt: list[int]) -> AsyncIterator[tuple[str, int]]:
+        """Text as it becomes complete characters, with the count of tokens so far. A cancelled request stops here."""
+        decode = DecodeStream(skip_special_tokens=True)
+        tokens = self._generator.tokens(prompt, call)
+        backend = self._generator.tokenizer.backend_tokenizer
+        count = 0
+        while (token := await asyncio.to_thread(next, tokens, None)) is not None:
+            count += 1
+            yield decode.step(backend, token) or "", count
+
+    def _reason(self, call: Call, count: int) -> str:
+        return "length" if count >= call.max_tokens else "stop"
+
+    def _envelope(self, call: Call, text: str, reason: str | None, *, whole: bool) -> dict[str, Any]:
+        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
+        if call.messages is None:
+            kind, choice["text"] = "text_completion", text
+        elif whole:
+            kind, choice["message"] = "chat.completion", {"role": "assistant", "content": text}
+        else:
+            kind, choice["delta"] = "chat.completion.chunk", {"content": text}
+        return {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self._name,
+            "choices": [choice],
+        }
+
+
+def _usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    options = parser.parse_args()
+    server = Server(Generator.load(options.model, options.dtype), options.name)
+    web.run_app(server.app(), host=options.host, port=options.port, print=None)
+
+
+if __name__ == "__main__":
+    main()

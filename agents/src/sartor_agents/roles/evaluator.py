@@ -1,0 +1,21 @@
+"""The evaluator's process: candidate and baseline over HTTP, nothing else of either."""
+
+import sys
+
+import uvloop
+
+from sartor_agents.judge.verify import verifier
+from sartor_agents.measurement.evaluation import evaluate
+from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse
+from sartor_agents.measurement.progress import JsonLines
+from sartor_agents.roles.judge import open_reference
+from sartor_agents.roles.process import serve
+
+
+def answer(request: EvaluateRequest) -> EvaluateResponse:
+    request.output_dir.mkdir(parents=True, exist_ok=True)
+    return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=JsonLines()))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1:], EvaluateRequest, answer))

@@ -1,0 +1,279 @@
+"""Servers for tests of measurement and judge: an honest one over a chain checkpoint, and many ways to be something else.
+
+They speak just enough HTTP/1.1 and OpenAI for the client under test, in the test's own event loop, with times that the
+test sets. `Behaviour` lists what can be wrong; everything it does not name is as a good server would do it.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sartor_agents.checkpoints import ChainFacts
+from sartor_agents.measurement.tokens import TokenCounter
+
+MODEL = "fake"
+
+
+@dataclass
+class Behaviour:
+    """What the server does; times in seconds."""
+
+    token_seconds: float = 0.0
+    predicted_token_seconds: float | None = None  # per token of a request that has a prediction
+    first_seconds: float = 0.0
+    tokens_per_chunk: int = 1
+    split_bytes: int | None = None  # write the stream in pieces of so many bytes
+    max_tokens: int | None = None  # answers are cut to so many tokens
+    usage_offset: int = 0
+    usage: bool = True
+    done: bool = True
+    bad_json_at: int | None = None  # chunk that is not JSON
+    stall_at: int | None = None  # chunk before which it falls silent for good
+    reset_at: int | None = None  # chunk before which it closes the connection
+    status: int = 200  # of generations
+    wrong_token_at: int | None = None
+    wrong_when_busy: bool = False  # wrong_token_at only while other requests run
+    wrong_when_predicted: bool = False
+    wrong_when_whole: bool = False  # not streamed
+    wrong_after_disconnect: bool = False
+    echo_prediction: bool = False
+    accept_anything: bool = False  # 200 to bad input
+    crash_on: str | None = None  # a request whose body holds this text: closes, and is unhealthy from then on
+    server_error_on: str | None = None
+    hand_over_to: str | None = None  # URL
+    dies_after: int | None = None  # generations, after which it refuses everything
+    counter: bool = True  # /metrics with vLLM's counter
+
+
+@dataclass
+class FakeServer:
+    """State of one server; `requests` are the bodies of generations in the order in which they came."""
+
+    facts: ChainFacts
+    counter: TokenCounter
+    behaviour: Behaviour
+    url: str = ""
+    requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    finished: int = 0
+    running: int = 0
+    most_running: int = 0
+    disconnected: bool = False
+    dead: bool = False
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            while (request := await _read_request(reader)) is not None:
+                if self.dead:
+                    break
+                if not await self._answer(*request, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self.tasks.discard(task)
+            writer.close()
+
+    async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        match method, path:
+            case "GET", "/health":
+                return await _write(writer, 200, b"{}")
+            case "GET", "/v1/models":
+                return await _write(writer, 200, json.dumps({"data": [{"id": MODEL}]}).encode())
+            case "GET", "/metrics" if self.behaviour.counter:
+                text = f'vllm:request_success_total{{finished_reason="length"}} {self.finished}.0\n'
+                return await _write(writer, 200, text.encode(), kind="text/plain")
+            case "POST", "/v1/completions" | "/v1/chat/completions":
+                return await self._generate(path, body, writer)
+            case _:
+                return await _write(writer, 404 if path != "/v1/completions" else 405, b'{"detail":"Not Found"}')
+
+    async def _generate(self, path: str, raw: bytes, writer: asyncio.StreamWriter) -> bool:
+        behaviour = self.behaviour
+        if behaviour.crash_on is not None and behaviour.crash_on.encode() in raw:
+            self.dead = True
+            return False
+        if behaviour.server_error_on is not None and behaviour.server_error_on.encode() in raw:
+            return await _write(writer, 500, b"Internal Server Error", kind="text/plain")
+        problem, body = _validate(raw)
+        if problem is not None and not behaviour.accept_anything:
+            status, message = problem
+            return await _write(writer, status, json.dumps({"error": {"message": message, "code": status}}).encode())
+        if problem is not None:
+            return await _write(writer, 200, b"{}")
+        if behaviour.dies_after is not None and len(self.requests) >= behaviour.dies_after:
+            self.dead = True
+            return False
+        self.requests.append(body)
+        if behaviour.status != 200:
+            return await _write(writer, behaviour.status, b'{"error":{"message":"no"}}')
+        if behaviour.hand_over_to is not None:
+            return await _proxy(behaviour.hand_over_to, path, raw, writer)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            return await self._stream(path, body, writer)
+        except ConnectionError:
+            self.disconnected = True
+            raise
+        finally:
+            self.running -= 1
+            self.finished += 1
+
+    # --- text ---------------------------------------------------------------------------------------------------
+
+    def answer_ids(self, body: Mapping[str, Any]) -> list[int]:
+        """What this server answers, wrong or right."""
+        behaviour = self.behaviour
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        ids = self.counter.tokenizer.encode(prompt).ids
+        tokens = min(body.get("max_tokens") or 16, 512)
+        answer = self.facts.walk(ids[-1], min(tokens, behaviour.max_tokens or tokens))
+        predicted = "prediction" in body
+        if behaviour.echo_prediction and predicted:
+            answer = self.counter.encode(body["prediction"]["content"])[: len(answer)]
+        at = behaviour.wrong_token_at
+        conditional = (
+            (behaviour.wrong_when_busy, self.running > 1),
+            (behaviour.wrong_when_predicted, predicted),
+            (behaviour.wrong_when_whole, not body.get("stream")),
+            (behaviour.wrong_after_disconnect, self.disconnected),
+        )
+        applies = not any(asked for asked, _ in conditional) or any(asked and true for asked, true in conditional)
+        if at is not None and applies and at < len(answer):
+            answer[at] = self.facts.first_word + (answer[at] - self.facts.first_word + 7) % len(self.facts.words)
+        return answer
+
+    async def _stream(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
+        behaviour = self.behaviour
+        await asyncio.sleep(behaviour.first_seconds)
+        chat = path.endswith("chat/completions")
+        prompt_tokens = 1
+        answer = self.answer_ids(body)
+        seconds = behaviour.token_seconds
+        if "prediction" in body and behaviour.predicted_token_seconds is not None:
+            seconds = behaviour.predicted_token_seconds
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer) + behaviour.usage_offset}
+        if not body.get("stream"):
+            await asyncio.sleep(seconds * len(answer))
+            text = self.counter.decode(answer)
+            choice = {"message": {"content": text}} if chat else {"text": text}
+            content = {"choices": [{**choice, "finish_reason": "length"}], "usage": usage}
+            return await _write(writer, 200, json.dumps(content).encode())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        size = behaviour.tokens_per_chunk
+        for index, start in enumerate(range(0, len(answer), size)):
+            part = answer[start : start + size]
+            if seconds:
+                await asyncio.sleep(seconds * len(part))
+            if behaviour.stall_at == index:
+                await asyncio.Event().wait()
+            if behaviour.reset_at == index:
+                return False
+            text = self.counter.decode(part)
+            choice = {"delta": {"content": text}} if chat else {"text": text}
+            event = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+            if behaviour.bad_json_at == index:
+                event = event[:-5]
+            await self._event(writer, event)
+            # What a real server does; a reader that went away shows only when we yield.
+            if writer.is_closing():
+                raise ConnectionResetError
+            await asyncio.sleep(0)
+        await self._event(writer, json.dumps({"choices": [{"text": "", "finish_reason": "length"}]}).encode())
+        if behaviour.usage and body.get("stream_options", {}).get("include_usage"):
+            await self._event(writer, json.dumps({"choices": [], "usage": usage}).encode())
+        if behaviour.done:
+            await self._event(writer, b"[DONE]")
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _event(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        event = b"data: " + data + b"\n\n"
+        size = self.behaviour.split_bytes or len(event)
+        for start in range(0, len(event), size):
+            piece = event[start : start + size]
+            writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+            if self.behaviour.split_bytes:
+                await writer.drain()
+                await asyncio.sleep(0)
+        await writer.drain()
+
+
+def _validate(raw: bytes) -> tuple[tuple[int, str] | None, dict[str, Any]]:
+    """((status, message) or None, body): as a careful server reads a generation."""
+    try:
+        body = json.loads(raw.decode())
+    except (ValueError, RecursionError) as error:
+        return (400, f"not JSON: {type(error).__name__}"), {}
+    if not isinstance(body, dict):
+        return (400, "not an object"), {}
+    prompt = body.get("prompt", [{"x": 1}] if "messages" not in body else "chat")
+    numbers = {"max_tokens": (0, 10**40), "temperature": (0, 2), "top_p": (0, 1), "n": (1, 8)}
+    if body.get("model") != MODEL:
+        return (404, "no such model"), {}
+    if not isinstance(prompt, str) or len(prompt) > 20_000:
+        return (400, "prompt must be text within the model's length"), {}
+    for name, (low, high) in numbers.items():
+        value = body.get(name)
+        if value is not None and not (isinstance(value, int | float) and low <= value <= high):
+            return (400, f"{name} must be from {low} to {high}"), {}
+    if not isinstance(body.get("stream", False), bool):
+        return (400, "stream must be true or false"), {}
+    return None, body
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bytes] | None:
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return None
+    lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = lines[0].split(" ", 2)
+    headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
+    return method, path, await reader.readexactly(int(headers.get("content-length", 0)))
+
+
+async def _write(writer: asyncio.StreamWriter, status: int, body: bytes, *, kind: str = "application/json") -> bool:
+    writer.write(f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    return True
+
+
+async def _proxy(url: str, path: str, raw: bytes, writer: asyncio.StreamWriter) -> bool:
+    parts = urlsplit(url)
+    reader, upstream = await asyncio.open_connection(parts.hostname, parts.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
+    upstream.write(head.encode() + raw)
+    while piece := await reader.read(65536):
+        writer.write(piece)
+        if piece.endswith(b"0\r\n\r\n"):
+            break
+    await writer.drain()
+    upstream.close()
+    return True
+
+
+@asynccontextmanager
+async def serving(model_dir: Path, behaviour: Behaviour | None = None) -> AsyncIterator[FakeServer]:
+    """A server on a free port of 127.0.0.1 in this event loop."""
+    server = FakeServer(ChainFacts.load(model_dir), TokenCounter(model_dir), behaviour or Behaviour())
+    async with await asyncio.start_server(server.connection, "127.0.0.1", 0, limit=1 << 22) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        server.url = f"http://127.0.0.1:{port}"
+        yield server
+        listener.close()
+        for task in tuple(server.tasks):
+            task.cancel()
+        await asyncio.gather(*server.tasks)
