@@ -138,7 +138,8 @@ class FakeServer:
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         ids = self.counter.tokenizer.encode(prompt).ids
         tokens = min(body.get("max_tokens") or 16, 512)
-        answer = self.facts.walk(ids[-1], min(tokens, behaviour.max_tokens or tokens))
+        most = tokens if behaviour.max_tokens is None else behaviour.max_tokens
+        answer = self.facts.walk(ids[-1], min(tokens, most))
         predicted = "prediction" in body
         if behaviour.echo_prediction and predicted:
             answer = self.counter.encode(body["prediction"]["content"])[: len(answer)]
@@ -223,7 +224,7 @@ def _validate(raw: bytes) -> tuple[tuple[int, str] | None, dict[str, Any]]:
     numbers = {"max_tokens": (0, 10**40), "temperature": (0, 2), "top_p": (0, 1), "n": (1, 8)}
     if body.get("model") != MODEL:
         return (404, "no such model"), {}
-    if not isinstance(prompt, str) or len(prompt) > 20_000:
+    if not isinstance(prompt, str) or len(prompt) >= 8192:
         return (400, "prompt must be text within the model's length"), {}
     for name, (low, high) in numbers.items():
         value = body.get(name)

@@ -207,7 +207,7 @@ class FakeEngine:
     version: str = "0.0"
     fallback_reason: str | None = None
     accepts_prediction: bool = False
-    grid: tuple[str, ...] = ("plain", "ngram")
+    grid: tuple[str, ...] = ("plain",)
 
     def settings(self) -> Sequence[Setting]:
         return [Setting(name) for name in self.grid]

@@ -50,9 +50,16 @@ def test_driving_a_finished_run_again_says_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "repository/refs/heads/main").read_text() == head
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before the write", "after the write"])
+@pytest.mark.parametrize(
+    ("after", "stride"),
+    [
+        pytest.param(False, 6, id="before some writes"),
+        pytest.param(False, 1, id="before each write", marks=pytest.mark.slow),
+        pytest.param(True, 1, id="after each write", marks=pytest.mark.slow),
+    ],
+)
 def test_cut_at_every_single_write_the_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bool, stride: int
 ) -> None:
     expected = make(tmp_path / "calm").drive()
     real = RunRepository._commit  # pyright: ignore[reportPrivateUsage]
@@ -74,7 +81,7 @@ def test_cut_at_every_single_write_the_run_ends_the_same(
     make(tmp_path / "counted").drive()
     total = writes
     assert total > 12
-    for cut in range(1, total + 1):
+    for cut in range(1, total + 1, stride):
         writes = 0
         root = tmp_path / f"cut-{cut}"
         with monkeypatch.context() as calm:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from sartor_api.search.records import (
     BaselineRecord,
     FailureClass,
@@ -43,7 +44,7 @@ class PlanContext(BaseModel):
     `model_dir` holds the model's configuration files only (no weights). `rounds` are all closed rounds in order, with
     their plans, verdicts and measurements; `incumbent` is the number of the round whose candidate is the best so far and
     `head` the commit that a `return` plan made the base (None: the incumbent, or an empty stack). `skills_root` is None
-    when the run goes without skills. `repository` is a read-only checkout of the run's records, for backends that read.
+    when the run goes without skills. `roadmap` is the run's history in words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +59,6 @@ class PlanContext(BaseModel):
     head: str | None = None
     skills_root: Path | None = None
     roadmap: str = ""
-    repository: Path | None = None
 
     @property
     def scenario(self) -> str:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -67,7 +67,8 @@ def ensure_environment(cache: Path, say: Callable[[str], None]) -> VllmEnvironme
         free = shutil.disk_usage(cache).free
         if free < NEEDED_BYTES:
             raise BaselineEnvironmentError(
-                f"{cache}: {free >> 30} GiB free, vLLM's environment needs {NEEDED_BYTES >> 30} GiB; make room or set SARTOR_CACHE"
+                f"{cache}: {free >> 30} GiB free, vLLM's environment needs {NEEDED_BYTES >> 30} GiB; "
+                "make room or set SARTOR_CACHE"
             )
         say(f"making vLLM's environment in {place} (about 6 GB, one to three minutes)")
         scratch = cache / f"{place.name}.partial"
@@ -88,7 +89,7 @@ def _read(place: Path) -> VllmEnvironment:
 
 
 @contextmanager
-def _lock(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _lock(path: Path, say: Callable[[str], None]) -> Generator[None]:
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +105,8 @@ def _uv(*arguments: str) -> None:
     if done.returncode != 0:
         words = (done.stderr or done.stdout).strip().splitlines()
         raise BaselineEnvironmentError(
-            f"uv {arguments[0]} failed: {' '.join(words[-4:])}; is the package index reachable? Then run: sartor baseline setup"
+            f"uv {arguments[0]} failed: {' '.join(words[-4:])}; "
+            "see that the package index can be reached, then run: sartor baseline setup"
         )
 
 

@@ -47,6 +47,17 @@ class Generator:
         assert call.prompt is not None
         return list(call.prompt)
 
+    def check_length(self, prompt: int, max_tokens: int) -> None:
+        """Raises `BadRequestError` for what the model has no positions for."""
+        if prompt == 0:
+            raise BadRequestError("the prompt is empty")
+        longest = int(self.model.config.max_position_embeddings)
+        if prompt + max_tokens > longest:
+            raise BadRequestError(
+                f"This model's maximum context length is {longest} tokens; the request has {prompt} in the prompt "
+                f"and asks for {max_tokens} more. Please reduce the length of either."
+            )
+
     def tokens(self, prompt: list[int], call: Call) -> Iterator[int]:
         """Generated token ids, up to `max_tokens`, the end-of-text token not included."""
         random = torch.Generator().manual_seed(call.seed if call.seed is not None else torch.seed() % (1 << 63))
@@ -97,8 +108,7 @@ class Server:
         try:
             call = parse(await request.read(), chat=request.path.startswith("/v1/chat"), model=self._name)
             prompt = self._generator.prompt_ids(call)
-            if not prompt:
-                raise BadRequestError("the prompt is empty")
+            self._generator.check_length(len(prompt), call.max_tokens)
         except BadRequestError as error:
             body = {"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": error.status}}
             return web.json_response(body, status=error.status)
@@ -115,7 +125,8 @@ class Server:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         count = 0
-        async for piece, count in self._pieces(call, prompt):
+        async for piece, so_far in self._pieces(call, prompt):
+            count = so_far
             await response.write(_event(self._envelope(call, piece, None, whole=False)))
         await response.write(_event(self._envelope(call, "", self._reason(call, count), whole=False)))
         if call.include_usage:

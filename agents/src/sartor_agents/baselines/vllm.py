@@ -59,7 +59,11 @@ class VllmEngine:
             "--host", HOST, "--port", str(port), "--max-model-len", str(self.max_model_len),
             *setting.arguments,
         )  # fmt: skip
-        home = {"HOME": str(self.home), "TMPDIR": str(self.home), "PATH": f"{self.environment.python.parent}:/usr/bin:/bin"}
+        home = {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home),
+            "PATH": f"{self.environment.python.parent}:/usr/bin:/bin",
+        }
         return ServerSpec(
             name="vLLM",
             command=command,

@@ -1,6 +1,7 @@
 """Checkpoints that Sartor makes itself, and finding and checking any checkpoint."""
 
 from .chain import ChainFacts
+from .check import SUPPORTED, Inspected, check_checkpoint
 from .errors import (
     CheckpointError,
     CheckpointExistsError,
@@ -11,10 +12,12 @@ from .errors import (
     UnsupportedArchitectureError,
 )
 from .make import Checkpoint, Kind, content_digest, make, read_record
+from .resolve import FolderSource, HubSource, Source, SyntheticSource, cache_folder, resolve
 from .shapes import SIZES, Architecture, ModelShape, parameters
 
 __all__ = [
     "SIZES",
+    "SUPPORTED",
     "Architecture",
     "ChainFacts",
     "Checkpoint",
@@ -23,12 +26,20 @@ __all__ = [
     "CheckpointNotFoundError",
     "CheckpointWriteError",
     "DamagedCheckpointError",
+    "FolderSource",
+    "HubSource",
+    "Inspected",
     "InvalidRequestError",
     "Kind",
     "ModelShape",
+    "Source",
+    "SyntheticSource",
     "UnsupportedArchitectureError",
+    "cache_folder",
+    "check_checkpoint",
     "content_digest",
     "make",
     "parameters",
     "read_record",
+    "resolve",
 ]

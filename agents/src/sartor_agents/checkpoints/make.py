@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TypeVar
 from . import shapes, tokenizer
 from .chain import make_chain
 from .errors import CheckpointExistsError, CheckpointWriteError, InvalidRequestError
+from .make_config import write_config
 from .safetensors_file import DTYPES, SHARD_BYTES, write_weights
 from .shapes import Architecture, ModelShape
 from .weights import DEFAULT_EPSILON, chain_initialiser, random_initialiser, stream
@@ -58,13 +59,16 @@ def make(
     epsilon: float = DEFAULT_EPSILON,
     eos_every: int | None = None,
     minutes: float = 3.0,
+    steps: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Checkpoint:
     """Make a checkpoint in Hugging Face layout in the new folder `out_dir`.
 
     `size` is a name of `shapes.SIZES` or a shape. `epsilon` and `eos_every` are for `chain` (see `weights`, `chain`),
-    `minutes` bounds the training of `tinyTrained`, whose vocabulary is trained too. Written beside the target under a
-    hidden name and renamed when complete, so a crash never leaves half a checkpoint under `out_dir`.
+    `minutes` (or `steps`) bounds the training of `tinyTrained`, whose vocabulary is trained too.
+
+    Written beside the target under a hidden name and renamed when complete, so a crash never leaves half a checkpoint
+    under `out_dir`.
 
     Raises `InvalidRequestError`, `CheckpointExistsError`, `CheckpointWriteError`.
     """
@@ -82,7 +86,7 @@ def make(
         if kind is Kind.TINY_TRAINED:
             from .trained import train  # PyTorch is needed for this kind only
 
-            train(folder, architecture, shape, seed=seed, dtype=dtype, minutes=minutes)
+            train(folder, architecture, shape, seed=seed, dtype=dtype, minutes=minutes, steps=steps)
             return
         chain = make_chain(shape.vocab, stream(seed, "chain"), eos_every=eos_every)
         if kind is Kind.CHAIN:
@@ -109,15 +113,6 @@ def make(
     return _publish(out_dir, fill, request, shapes.parameters(architecture, shape))
 
 
-def write_config(folder: Path, architecture: Architecture, shape: ModelShape, dtype: str) -> None:
-    """config.json and generation_config.json (greedy by default, so that all engines agree on defaults)."""
-    bos = tokenizer.BOS if tokenizer.begins_with_bos(architecture) else None
-    settings = shapes.config(architecture, shape, dtype=dtype, bos=bos, eos=tokenizer.EOS)
-    tokenizer.write_json(folder / "config.json", settings)
-    generation = {"bos_token_id": bos, "eos_token_id": tokenizer.EOS, "pad_token_id": tokenizer.PAD, "do_sample": False}
-    tokenizer.write_json(folder / "generation_config.json", {k: v for k, v in generation.items() if v is not None})
-
-
 def _choice(options: type[E], value: str, what: str) -> E:
     try:
         return options(value)
@@ -125,7 +120,7 @@ def _choice(options: type[E], value: str, what: str) -> E:
         raise InvalidRequestError(f"unknown {what} {value!r}; there are: {', '.join(options)}") from None
 
 
-def _publish(out_dir: Path, fill: Callable[[Path], None], request: dict[str, object], parameters: int) -> Checkpoint:
+def _publish(out_dir: Path, fill: Callable[[Path], None], request: Mapping[str, object], parameters: int) -> Checkpoint:
     """Fill a hidden neighbour of `out_dir`, record what it is, and rename it into place."""
     if out_dir.exists():
         raise CheckpointExistsError(f"{out_dir} exists already; choose another folder or remove it first")
@@ -136,7 +131,7 @@ def _publish(out_dir: Path, fill: Callable[[Path], None], request: dict[str, obj
         fill(staging)
         digest = content_digest(staging)
         size = sum(file.stat().st_size for file in staging.iterdir())
-        record = request | {"parameters": parameters, "bytes": size, "sha256": digest}
+        record = {**request, "parameters": parameters, "bytes": size, "sha256": digest}
         tokenizer.write_json(staging / RECORD_NAME, record)
         for file in staging.iterdir():
             _flush(file)

@@ -44,6 +44,7 @@ class ModelShape:
 
 SIZES: dict[str, ModelShape] = {
     "tiny": ModelShape(512, 64, 2, 4, 2, 32, 192, 2048),
+    "4m": ModelShape(2048, 192, 6, 6, 2, 32, 640, 2048),
     "10m": ModelShape(4096, 256, 8, 4, 2, 64, 1024),
     "52m": ModelShape(8192, 512, 16, 8, 4, 64, 1408),
     "150m": ModelShape(8192, 768, 20, 12, 4, 64, 2304),

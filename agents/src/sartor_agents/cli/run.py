@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from sartor_agents.baselines.find import find_engine
 from sartor_agents.cli.exits import OUTCOMES, ExitCode, user_errors
 from sartor_agents.cli.views import view
 from sartor_agents.run import events, session
 from sartor_agents.run.errors import BadRequestError
-from sartor_agents.baselines.find import find_engine
 
 
 @user_errors

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from sartor_agents.baselines.find import find_engine
 from sartor_agents.cli.exits import user_errors
 from sartor_agents.run import session
-from sartor_agents.baselines.find import find_engine
 from sartor_agents.run.serving import serve_run
 
 

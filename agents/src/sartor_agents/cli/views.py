@@ -215,8 +215,11 @@ def render(board: Board) -> RenderableType:
         f"budget left {clock(board.left)}",
     )
     table = Table(box=None, pad_edge=False, expand=True)
-    for name, ratio in (("round", 1), ("hypothesis", 8), ("gates", 2), ("speed-up", 5), ("result", 4)):
-        table.add_column(name, ratio=ratio, overflow="fold")
+    table.add_column("round", no_wrap=True)
+    table.add_column("hypothesis", ratio=1, overflow="fold")
+    table.add_column("gates", no_wrap=True)
+    table.add_column("speed-up", no_wrap=True)
+    table.add_column("result", max_width=40, overflow="fold")
     for line in board.rounds.values():
         gates = f"[red]{escape(line.failed)}[/]" if line.failed else f"{line.passed} passed" if line.passed else ""
         style = "green" if line.result == "kept" else ""

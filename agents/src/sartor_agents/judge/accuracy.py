@@ -10,20 +10,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 
 
 class ReferenceCheck(Protocol):
-    """What the reference says of one answer; sequences have one entry per token of the answer."""
+    """What the reference says of one answer; arrays have one entry per token of the answer."""
 
     @property
-    def agrees(self) -> Sequence[bool]:
+    def agrees(self) -> Sequence[bool] | NDArray[np.bool_]:
         """Whether the reference's own choice is the answer's token."""
         ...
 
     @property
-    def gaps(self) -> Sequence[float]:
+    def gaps(self) -> Sequence[float] | NDArray[np.float32]:
         """Distance of the reference's two best logits."""
         ...
 
@@ -57,13 +60,14 @@ def check_answer(
     ids = counter.encode(text)
     check = reference.check(request.prompt_ids, ids)
     ties = 0
-    for position, (agrees, gap) in enumerate(zip(check.agrees, check.gaps, strict=True)):
-        if agrees:
-            continue
+    agrees = np.asarray(check.agrees, dtype=bool)
+    agreed = int(agrees.sum())
+    for position in np.flatnonzero(~agrees):
+        gap = float(check.gaps[int(position)])
         if gap >= tolerance:
-            return AnswerVerdict(request, tuple(ids), sum(check.agrees), ties, position, float(gap))
+            return AnswerVerdict(request, tuple(ids), agreed, ties, int(position), gap)
         ties += 1
-    return AnswerVerdict(request, tuple(ids), sum(check.agrees), ties, None)
+    return AnswerVerdict(request, tuple(ids), agreed, ties, None)
 
 
 def same_answer(

@@ -119,7 +119,8 @@ class _Gate:
         if handovers:
             message = f"the baseline served {handovers} requests that were sent to the candidate inside its envelope"
             checks.append(Check(name="handover", passed=False, reason=Reason.HANDED_OVER, message=message))
-        if checks[0].reason not in _GIVE_UP:
+        # With incomplete answers there is nothing to compare.
+        if checks[0].reason in (Reason.PASSED, Reason.OUTPUT_DIVERGED):
             stage = self.scenario.stages[0]
             wanted = itertools.islice(self.scenario.stream(stage, "accuracy", 1), _RELATION_REQUESTS)
             requests = await self.scenario.prepare(list(wanted), self._oracle(watch))
@@ -189,7 +190,7 @@ class _Gate:
     def _answer(self, request: GenerationRequest, text: str) -> AnswerVerdict:
         try:
             return check_answer(self.reference, request, text, self.counter, tolerance=self.request.tie_tolerance)
-        except (OSError, RuntimeError, MemoryError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             raise JudgingError(
                 Reason.INTERNAL, FailureClass.INFRASTRUCTURE, f"the reference failed: {error or type(error).__name__}"
             ) from error

@@ -78,7 +78,7 @@ def _headline(run: RunState) -> str:
     if finished is None:
         return f"Running: best so far {interval(run.best.speedup) if run.best else 'none'}"
     if finished.speedup is not None:
-        return f"{interval(finished.speedup)} faster than the baseline, confirmed"
+        return f"{interval(finished.speedup)} over the baseline, confirmed"
     return f"{finished.outcome.value}: {finished.message}"
 
 
@@ -167,14 +167,15 @@ def _condition_row(condition: ConditionResult) -> dict[str, Any]:
 
     return {
         "name": condition.name,
-        "ratio": interval(condition.ratio),
         "arms": [("candidate", arm(condition.candidate)), ("baseline", arm(condition.baseline))],
     }
 
 
 def _pair(p50: float | None, p99: float | None) -> str:
     def milliseconds(value: float | None) -> str:
-        return "-" if value is None else f"{1000 * value:.3g}"
+        if value is None:
+            return "-"
+        return f"{1000 * value:.0f}" if value >= 0.1 else f"{1000 * value:.3g}"
 
     return f"{milliseconds(p50)} / {milliseconds(p99)}"
 

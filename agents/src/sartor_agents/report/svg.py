@@ -43,15 +43,15 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{css}"/>'
 
 
-def _figure(height: float, body: Sequence[str], title: str) -> Markup:
+def _figure(height: float, body: Sequence[str], title: str, width: float = WIDTH) -> Markup:
     return Markup(
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{''.join(body)}</svg>"
     )
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def trajectory(points: Sequence[Point], *, title: str, height: int = 260) -> Markup:
@@ -73,7 +73,7 @@ def trajectory(points: Sequence[Point], *, title: str, height: int = 260) -> Mar
         x = LEFT + step * (index + 0.5)
         body.append(_text(x, height - 14, point.label, "middle"))
         if best is not None:
-            body.append(_line(x - step / 2, y(best), x + step / 2, y(best), "incumbent"))
+            body.append(_line(x - step, y(best), x, y(best), "incumbent"))
         if point.value is None:
             body.append(_cross(x, TOP + inner - 8, point.title))
             continue
@@ -132,28 +132,36 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return found if len(found) >= 2 else ticks(low, high, 4)
 
 
-def distribution(series: Sequence[tuple[str, str, Sequence[float]]], *, title: str, height: int = 200) -> Markup:
+def distribution(
+    series: Sequence[tuple[str, str, Sequence[float]]], *, title: str, width: int = 360, height: int = 190
+) -> Markup:
     """Cumulative distributions: (name, CSS class, values in seconds at evenly spaced probabilities), in milliseconds."""
     values = [v * 1000 for _, _, vs in series for v in vs if v > 0]
     if not values:
         return Markup("")
+    left, right = 34, 12
     low, high = min(values), max(values)
     high = high if high > low * 1.01 else low * 1.1
     inner = height - TOP - BOTTOM
 
     def x(v: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(max(v, low) / low) / math.log(high / low)
+        return left + (width - left - right) * math.log(max(v, low) / low) / math.log(high / low)
 
-    body = [_axis_y(p, TOP + inner * (1 - p)) for p in (0.0, 0.5, 0.9, 1.0)]
+    body: list[str] = []
+    for share in (0.0, 0.5, 0.9, 1.0):
+        at = TOP + inner * (1 - share)
+        body.append(_line(left, at, width - right, at, "grid"))
+        if share != 0.9:
+            body.append(_text(left - 6, at + 4, _number(share), "end"))
     for tick in _log_ticks(low, high):
         body.append(_line(x(tick), TOP, x(tick), height - BOTTOM, "grid"))
-        body.append(_text(x(tick), height - 18, f"{_number(tick)} ms", "middle"))
+        body.append(_text(x(tick), height - 19, f"{_number(tick)} ms", "middle"))
     for index, (name, css, quantiles) in enumerate(series):
         last = max(1, len(quantiles) - 1)
         path = " ".join(f"{x(v * 1000):.1f},{TOP + inner * (1 - i / last):.1f}" for i, v in enumerate(quantiles))
         body.append(f'<polyline points="{path}" class="curve {css}"/>')
-        body.append(_text(LEFT + 8 + 110 * index, height - 3, name, "start", f"legend {css}"))
-    return _figure(height, body, title)
+        body.append(_text(left + 90 * index, height - 3, name, "start", f"legend {css}"))
+    return _figure(height, body, title, width)
 
 
 def bars(points: Sequence[Point], *, title: str, unit: str) -> Markup:

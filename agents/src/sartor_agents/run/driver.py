@@ -101,12 +101,18 @@ class Driver:
         self._repository = repository
         self._steps = steps
         self._clock = clock
-        self._emit = emit
+        self._told = emit
+        self._telling = threading.Lock()
         self._report = report
         stored = repository.load()
         self._session_started = clock.now()
         self._resumed = bool(stored.ledger.entries)
         self.run: RunState = stored.state(self._session_started)
+
+    def _emit(self, event: events.Event) -> None:
+        # Progress comes from the threads that read the roles' output.
+        with self._telling:
+            self._told(event)
 
     def drive(self) -> Finished:
         """Until the run has finished. Raises what ends a session; what was recorded is whole whatever is raised."""

@@ -28,8 +28,8 @@ def _prctl(option: int, value: int) -> None:
         return  # not Linux: the pipe and the process group still do most of the work
 
 
-def _children(pid: int) -> list[int]:
-    """Pids below `pid`, deepest last."""
+def descendants(pid: int) -> list[int]:
+    """Pids below `pid`, parents before children; empty where there is no /proc."""
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - pathlib is not imported here, it costs start-up time
@@ -42,14 +42,14 @@ def _children(pid: int) -> list[int]:
         except OSError:
             continue
         for child in direct:
-            found += [child, *_children(child)]
+            found += [child, *descendants(child)]
     return found
 
 
 def _kill_all(group: int) -> None:
     """SIGKILL until nothing is left below this process; orphans come to us, so each pass sees those that are new."""
     for _ in range(1000):
-        below = _children(os.getpid())
+        below = descendants(os.getpid())
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
         for pid in below:

@@ -18,13 +18,15 @@ from pathlib import Path
 
 import psutil
 
+from sartor_agents.run.guard import descendants
 from sartor_agents.run.storage import storage_errors
 
 GUARD = Path(__file__).with_name("guard.py")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 """What a process inherits; everything else (credentials above all) it is given explicitly or not at all."""
 
-WATCH_SECONDS = 0.2
+WATCH_SECONDS = 0.5
+"""Between two looks at a tree's memory; a look costs well under a millisecond, so it does not disturb a measurement."""
 
 
 def scrubbed_environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -71,6 +73,7 @@ class GuardedProcess:
         self._problem: str | None = None
         self._started = time.monotonic()
         self._tail: deque[str] = deque(maxlen=40)
+        self._ending = threading.Lock()
         reading, self._pipe = os.pipe()
         try:
             with storage_errors(log):
@@ -92,6 +95,7 @@ class GuardedProcess:
         finally:
             os.close(reading)
         self._on_line = on_line
+        self._listener_error: Exception | None = None
         self._reader = threading.Thread(target=self._read, name=f"log of {command[0]}", daemon=True)
         self._reader.start()
         self._watcher: threading.Thread | None = None
@@ -111,8 +115,17 @@ class GuardedProcess:
                 except OSError:
                     # A full disk must not stop the process by a blocked pipe; the tail is still kept in memory.
                     continue
-                if self._on_line is not None:
-                    self._on_line(line)
+                self._hear(line)
+
+    def _hear(self, line: str) -> None:
+        """Pass a line on. A listener that fails ends the process; `wait` raises its error in the caller's thread."""
+        if self._on_line is None:
+            return
+        try:
+            self._on_line(line)
+        except Exception as error:  # noqa: BLE001 - raised again by `wait`
+            self._on_line, self._listener_error = None, error
+            self.kill()
 
     def _watch(self) -> None:
         assert self._memory_bytes is not None, "started with a limit"
@@ -136,10 +149,19 @@ class GuardedProcess:
         return total
 
     def _tree(self) -> list[psutil.Process]:
-        try:
-            return psutil.Process(self._process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
+        """The command and everything below it, without the guard."""
+        if not Path("/proc/self/task").is_dir():
+            try:
+                return psutil.Process(self._process.pid).children(recursive=True)
+            except psutil.NoSuchProcess:
+                return []
+        found: list[psutil.Process] = []
+        for pid in descendants(self._process.pid):
+            try:
+                found.append(psutil.Process(pid))
+            except psutil.NoSuchProcess:
+                continue
+        return found
 
     @property
     def pid(self) -> int:
@@ -188,14 +210,18 @@ class GuardedProcess:
 
     def kill(self) -> None:
         """End the whole tree at once."""
-        if self._pipe >= 0:
-            os.close(self._pipe)
-            self._pipe = -1
+        with self._ending:
+            if self._pipe >= 0:
+                os.close(self._pipe)
+                self._pipe = -1
         self._process.wait()
 
     def _ended(self) -> Ended:
         self.kill()
         self._reader.join(5)
+        if (error := self._listener_error) is not None:
+            self._listener_error = None
+            raise error
         return Ended(self._process.returncode, self._problem, time.monotonic() - self._started)
 
     def __enter__(self) -> "GuardedProcess":

@@ -41,6 +41,9 @@ _CONFIG = {
     "fastimport.unpackLimit": "100000",
 }
 
+_UNREADABLE = (ODBError, BadName, GitError, OSError, ValueError)
+"""What reading an object that is missing or damaged raises."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -197,11 +200,13 @@ class RunRepository:
         try:
             self._check_foreign(tip)
             return self._load(tip)
-        except (_DamageError, ODBError, BadName, GitError, OSError, ValueError) as error:
+        except (_DamageError, *_UNREADABLE) as error:
             what = (
                 str(error) if isinstance(error, _DamageError) else f"an object is missing or damaged ({_first(error)})"
             )
             raise DamagedRepositoryError(f"{self.path}: {what}", self._way_back(tip)) from error
+        finally:
+            self.close()
 
     def _load(self, commit: str) -> StoredRun:
         files = dict(self._files(commit))
@@ -268,17 +273,26 @@ class RunRepository:
 
     def read_text(self, path: str) -> str | None:
         """A file on `main`, or None."""
-        return next((data.decode() for name, data in self._files(MAIN, path) if name == path), None)
+        try:
+            return next((data.decode() for name, data in self._files(MAIN, path) if name == path), None)
+        finally:
+            self.close()
 
     def candidate_files(self, commit: str) -> dict[str, bytes]:
         """The files of a candidate, as they were committed. Raises `DamagedRepositoryError`."""
         try:
             return dict(sorted(self._files(commit, "stack/")))
-        except (ODBError, BadName, GitError, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise DamagedRepositoryError(
                 f"{self.path}: the candidate {commit[:12]} cannot be read ({_first(error)})",
                 "restore the folder from a copy, or start again in another one",
             ) from error
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """End the helper processes that reading objects started; they start again when they are needed."""
+        self._repo.git.clear_cache()
 
     def export(self, commit: str, folder: Path) -> None:
         """Write a candidate's files below `folder`, which is created."""
@@ -325,5 +339,5 @@ def _safely(read: Callable[[], T], otherwise: T) -> T:
     """What `read` gives, or `otherwise` where the repository is damaged: used to find out how far it is whole."""
     try:
         return read()
-    except (_DamageError, ODBError, BadName, GitError, OSError, ValueError):
+    except (_DamageError, *_UNREADABLE):
         return otherwise

@@ -13,9 +13,6 @@ from sartor_api.search.records import BaselineRecord, FailureClass, GridPoint, V
 Ask = Callable[[EvaluateRequest, float], EvaluateResponse]
 """Runs the evaluator's process on a request within so many seconds. Raises `RoleError`."""
 
-LAST_SHARE = 0.9
-"""No further setting is begun after this share of the step's time, once one was measured."""
-
 
 def tune(
     engine: Engine,
@@ -30,15 +27,16 @@ def tune(
 ) -> BaselineRecord | Verdict:
     """Measure the grid and leave the best setting running.
 
-    A setting that does not start or cannot be measured stays in the record with its reason; when none can, the step failed.
+    A setting that does not start or cannot be measured stays in the record with its reason; when none can, the step
+    failed. A setting that would not end in time, going by the slowest so far, is not begun, and the record says so.
     """
     deadline = time.monotonic() + seconds
     settings = engine.settings()
     points: list[GridPoint] = []
-    metric, failure_class = "", FailureClass.INFRASTRUCTURE
+    metric, failure_class, longest = "", FailureClass.INFRASTRUCTURE, 0.0
     for number, setting in enumerate(settings, start=1):
-        left = deadline - time.monotonic()
-        if left < (1 - LAST_SHARE) * seconds and any(p.metric is not None for p in points):
+        begun = time.monotonic()
+        if deadline - begun < longest and any(p.metric is not None for p in points):
             points.append(_point(setting, message="not tried: the time for the baseline was used up"))
             continue
         progress(f"baseline {number}/{len(settings)}: {setting.name} starts")
@@ -54,7 +52,7 @@ def tune(
             failure_class = response.failure_class or FailureClass.MEASUREMENT
             points.append(_point(setting, message=f"{response.reason.value}: {response.message}"))
             continue
-        metric = response.metric
+        metric, longest = response.metric, max(longest, time.monotonic() - begun)
         progress(f"baseline {number}/{len(settings)}: {setting.name}: {response.objective:.1f} {metric}")
         points.append(_point(setting, value=response.objective, start_seconds=running.start_seconds, message=""))
     return _result(engine, points, metric, failure_class, fingerprint)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from sartor_api.search.budget import shortage
-from sartor_api.search.estimate import remaining_steps, step_reserve, step_seconds
+from sartor_api.search.estimate import ROUND_STEPS, remaining_steps, step_reserve, step_seconds
 from sartor_api.search.records import Cost, FailureClass, Outcome, StepKind, Verdict, step_id
 from sartor_api.search.state import Attempt, Candidate, RunState, flat
 
@@ -329,7 +329,9 @@ class View:
         if step is StepKind.CONFIRM:
             left = max(self.left, OVERRUN * self.terminal_reserve)
         elif step is StepKind.BASELINE:
-            left = max(self.left, 0.0)
+            # Tuning may go on as long as there is time; one round and its confirmation must still fit behind it.
+            rest = sum(step_seconds(self.run, kind) for kind in (*ROUND_STEPS, StepKind.CONFIRM))
+            left = max(self.left - rest, self.left / 2)
         else:
             left = self.left - self.terminal_reserve
         current = self.run.open_round

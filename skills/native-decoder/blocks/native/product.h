@@ -216,17 +216,17 @@ SARTOR_INLINE void multiply_prepared(Floats (&sums)[ROWS][VECTORS], const void* 
 
 // Few rows: the sums stay in registers over the whole of k. With one to three rows there are registers for several panels
 // side by side, and that many streams of weights: one stream alone leaves a tenth or more of the bandwidth unused, because
-// the processor prefetches no further than its page. `out` is [PANELS][rows][PANEL]; panels lie behind each other.
+// the processor prefetches no further than its page. `out` is [PANELS][rows][PANEL]; panels are `apart` elements from each other.
 template <int ROWS, int PANELS>
-void product_few(const Stored* panels, int depth, const Active* x, float* out) {
+void product_few(const Stored* panels, ptrdiff_t apart, int depth, const Active* x, float* out) {
     for (int first = 0; first < PANEL_VECTORS; first += TILE_VECTORS) {
         Floats sums[PANELS][ROWS][TILE_VECTORS] = {};
         for (int k = 0; k < depth; k += K_BLOCK) {
             const int units = (depth - k < K_BLOCK ? depth - k : K_BLOCK) / PAIR;
             const Active* rows[ROWS];
             for (int r = 0; r < ROWS; ++r) rows[r] = x + active_index(ROWS, r, k);
-            multiply_side_by_side<ROWS, PANELS>(sums, panels + (static_cast<size_t>(k) * PANEL + first * LANES * PAIR),
-                                                static_cast<ptrdiff_t>(depth) * PANEL, rows, units);
+            const Stored* block = panels + (static_cast<size_t>(k) * PANEL + first * LANES * PAIR);
+            multiply_side_by_side<ROWS, PANELS>(sums, block, apart, rows, units);
         }
         for (int p = 0; p < PANELS; ++p)
             for (int r = 0; r < ROWS; ++r)
@@ -263,26 +263,27 @@ SARTOR_INLINE void with_rows(int rows, Function&& function) {
     }
 }
 
-// out[p][r][o] = sum over k of panel p [o][k] * x[r][k] for the first of `available` panels, as many as go well together;
-// returns how many. `depth` is a multiple of PAIR, x is laid out for `rows` rows, `out` has room for
+// The products of `count` panels that lie behind each other: done(panel, sums) is called for each, sums[r][o] being the sum
+// over k of panel[o][k] * x[r][k]. `depth` is a multiple of PAIR, x is laid out for `rows` rows, and `out` has room for
 // max(rows, MOST_SIDE_BY_SIDE * 3) rows.
+template <int ROWS, typename Done>
+void products_few(const Stored* panels, int count, int depth, const Active* x, float* out, Done&& done) {
+    constexpr int SIDE = panels_side_by_side(ROWS);
+    const size_t size = static_cast<size_t>(depth) * PANEL;
+    const int each = count / SIDE;  // each stream goes straight on from one of its panels to the next
+    for (int i = 0; i < each; ++i) {
+        product_few<ROWS, SIDE>(panels + i * size, static_cast<ptrdiff_t>(each * size), depth, x, out);
+        for (int side = 0; side < SIDE; ++side) done(side * each + i, out + side * ROWS * PANEL);
+    }
+    for (int i = SIDE * each; i < count; ++i) {
+        product_few<ROWS, 1>(panels + i * size, 0, depth, x, out);
+        done(i, out);
+    }
+}
+
 // Many rows: a block of the panel goes through all row tiles while it is in the first-level cache; sums wait in `out` (fp32,
 // so that stopping and going on does not round).
-inline int panel_products(const Stored* panel, int available, int depth, const Active* x, int rows, float* out,
-                          PanelBlock& scratch) {
-    if (rows <= TILE_ROWS) {
-        int done = 1;
-        with_rows(rows, [&]<int ROWS>() {
-            constexpr int SIDE = panels_side_by_side(ROWS);
-            if (available >= SIDE) {
-                product_few<ROWS, SIDE>(panel, depth, x, out);
-                done = SIDE;
-            } else {
-                product_few<ROWS, 1>(panel, depth, x, out);
-            }
-        });
-        return done;
-    }
+inline void product_many(const Stored* panel, int depth, const Active* x, int rows, float* out, PanelBlock& scratch) {
     const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     for (int k = 0; k < depth; k += K_BLOCK) {
         const int count = depth - k < K_BLOCK ? depth - k : K_BLOCK;
@@ -300,7 +301,19 @@ inline int panel_products(const Stored* panel, int available, int depth, const A
             next += AHEAD_BYTES;
         }
     }
-    return 1;
+}
+
+template <typename Done>
+void products(const Stored* panels, int count, int depth, const Active* x, int rows, float* out, PanelBlock& scratch,
+              Done&& done) {
+    if (rows <= TILE_ROWS) {
+        with_rows(rows, [&]<int ROWS>() { products_few<ROWS>(panels, count, depth, x, out, done); });
+        return;
+    }
+    for (int i = 0; i < count; ++i) {
+        product_many(panels + static_cast<size_t>(i) * depth * PANEL, depth, x, rows, out, scratch);
+        done(i, out);
+    }
 }
 
 }  // namespace sartor

@@ -173,14 +173,10 @@ class Step {
     template <typename Epilogue>
     SARTOR_INLINE void multiply(Matrix matrix, int layer, int thread, Private& mine, const Active* x, int rows,
                                 Epilogue&& epilogue) {
-        if (rows == 0) return;
         const Range range = share(panels_of(matrix), thread, model_.pool.threads());
-        for (int panel = range.first; panel < range.last;) {
-            const Stored* weights = weights_.panel(matrix, layer, panel);
-            const int done = panel_products(weights, range.last - panel, depth_of(matrix), x, rows, mine.sums, mine.block);
-            for (int i = 0; i < done; ++i) epilogue(panel + i, mine.sums + static_cast<size_t>(i) * rows * PANEL);
-            panel += done;
-        }
+        if (rows == 0 || range.first == range.last) return;
+        products(weights_.panel(matrix, layer, range.first), range.last - range.first, depth_of(matrix), x, rows, mine.sums,
+                 mine.block, [&](int i, const float* sums) { epilogue(range.first + i, sums); });
     }
 
     // Attention, shared out by (segment, key head); the share of the work, not the number of items, is what is even.

@@ -1,0 +1,6 @@
+"""The command line's tests use the run's fakes."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "run"))

@@ -1,0 +1,327 @@
+"""The command line: what it prints, what it exits with, and that no traceback reaches a user."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from sartor_agents.cli.exits import ExitCode
+from sartor_agents.cli.main import app
+from sartor_agents.cli.views import Board, PlainView, clock, plain, render
+from sartor_agents.run import events, session
+from sartor_agents.run.errors import StorageError
+from sartor_agents.run.layout import RunLayout
+from sartor_agents.run.lock import run_lock
+from sartor_agents.run.repository import RunRepository
+from sartor_api.search.decide import Begin
+from sartor_api.search.records import FailureClass, Measurement, Speedup, StepKind, StepResult, Verdict
+
+from run_fakes import FakeSteps, speedup  # isort: skip
+
+MANIFEST = """
+apiVersion: sartor.dev/v1alpha1
+kind: ServingSynthesis
+metadata: {name: editor}
+spec:
+  model: {source: {persistentVolumeClaim: {claimName: checkpoint}}}
+  workload: {scenario: code-edit}
+  hardware: {targetRef: {name: local}}
+  measurement: {preset: quick}
+  budget: {rounds: 2}
+"""
+
+
+class Sartor:
+    """The command line with fake steps: everything else is real."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.dir = root / "run"
+        self.manifest = root / "editor.yaml"
+        self.manifest.write_text(MANIFEST)
+        self.results: Callable[[Begin], StepResult | None] = lambda _: None
+
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    def run(self, *more: str) -> Result:
+        return self("run", "-f", str(self.manifest), "--dir", str(self.dir), *more)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sartor_agents.checkpoints import make
+
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    make("random", "llama", "tiny", 0, folder)
+    return folder
+
+
+@pytest.fixture
+def sartor(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Sartor:
+    cli = Sartor(tmp_path)
+    (tmp_path / "checkpoint").symlink_to(checkpoint)
+
+    def steps(_layout: RunLayout, repository: RunRepository, **_: object) -> FakeSteps:
+        return FakeSteps(repository, lambda begin: cli.results(begin))
+
+    monkeypatch.setattr(session, "LocalSteps", steps)
+    monkeypatch.setattr("sartor_agents.cli.run.find_engine", lambda *_: None)
+    monkeypatch.setattr("sartor_agents.run.session.SystemClock", _Clock)
+    monkeypatch.chdir(tmp_path)
+    return cli
+
+
+class _Clock:
+    """Time that passes only when somebody waits."""
+
+    _time = 1_700_000_000.0
+
+    def now(self) -> float:
+        return _Clock._time
+
+    def wait(self, seconds: float) -> None:
+        _Clock._time += seconds
+
+
+def failing(step: StepKind, failure: FailureClass) -> Callable[[Begin], StepResult | None]:
+    bad = Verdict(gate="g", passed=False, reason="Broken", message="it is <b>broken</b>", failure_class=failure)
+    return lambda begin: bad if begin.step is step else None
+
+
+def assert_said(result: Result, code: ExitCode, *words: str) -> None:
+    assert result.exit_code == code, result.output
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_json_is_one_event_a_line_and_the_last_one_is_finished(sartor: Sartor) -> None:
+    result = sartor.run("--json")
+    assert result.exit_code == 0
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert told[0]["event"] == "started" and told[0]["eta_seconds"] > 0
+    last = told[-1]
+    assert (last["event"], last["outcome"], last["stack"]) == ("finished", "confirmed", "stack")
+    assert set(last["speedup"]) == {"value", "low", "high", "n"}
+    assert {e["event"] for e in told} >= {"step-started", "planned", "judged", "measured", "step-ended", "round"}
+
+
+def test_without_a_terminal_it_prints_plain_lines(sartor: Sartor) -> None:
+    result = sartor.run()
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert re.match(r"\[0:00\] editor \(code-edit\) started in .*: up to 2 rounds, at most \d+:\d\d to go", lines[0])
+    text = result.stdout
+    assert "round 1: build: try <1>" in text and "gate greedy passed" in text
+    assert "round 2: speed-up 1.44x [1.43, 1.45] (n=4)" in text and "\x1b" not in text
+    assert "confirmed (RoundsSpent)" in text and "report: " in text
+
+
+@pytest.mark.parametrize(
+    ("results", "code"),
+    [
+        (failing(StepKind.JUDGE, FailureClass.CANDIDATE), ExitCode.NO_SPEEDUP),
+        (failing(StepKind.BASELINE, FailureClass.INFRASTRUCTURE), ExitCode.FAILED),
+        (
+            lambda b: Measurement(metric="m", speedup=speedup(1.0)) if b.step is StepKind.CONFIRM else None,
+            ExitCode.NOT_CONFIRMED,
+        ),
+    ],
+)
+def test_every_outcome_has_its_exit_code(sartor: Sartor, results, code: ExitCode) -> None:
+    sartor.results = results
+    result = sartor.run("--json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout.splitlines()[-1])["event"] == "finished"
+
+
+def test_the_report_is_self_contained_and_escaped(sartor: Sartor) -> None:
+    sartor.results = lambda b: failing(StepKind.JUDGE, FailureClass.CANDIDATE)(b) if b.round == 1 else None
+    assert sartor.run().exit_code == 0
+    page = (sartor.dir / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=|url\(|@import|<script|<link|<img""", page)
+    assert "try &lt;2&gt;" in page and "<2>" not in page and "<b>broken" not in page
+    assert "&lt;b&gt;broken&lt;/b&gt;" in page and "<svg" in page
+    assert sartor("report", str(sartor.dir)).stdout.strip() == str(sartor.dir / "report.html")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"),
+    [
+        (MANIFEST.replace("code-edit", "code-edti"), ["editor.yaml:7", "spec.workload.scenario", "code-edit"]),
+        (MANIFEST + "  surprise: 1\n", ["spec.surprise"]),
+        (MANIFEST.replace("claimName: checkpoint", "claimName: nowhere"), ["persistentVolumeClaim", "nowhere"]),
+        (MANIFEST.replace("name: local", "name: big-gpu"), ["targetRef", "big-gpu", "local"]),
+        (MANIFEST.replace("code-edit", "json-schema"), ["json-schema cannot be run yet"]),
+        (MANIFEST + "  agents: {profileRef: {name: gpt}}\n", ["profileRef", "gpt"]),
+        (MANIFEST + "  search: {parallelism: 4}\n", ["parallelism"]),
+        ("", ["empty"]),
+        ("kind: [", ["editor.yaml"]),
+    ],
+)
+def test_a_bad_manifest_is_a_sentence_and_leaves_nothing(sartor: Sartor, manifest: str, words: list[str]) -> None:
+    sartor.manifest.write_text(manifest)
+    assert_said(sartor.run(), ExitCode.BAD_REQUEST, *words)
+    assert not sartor.dir.exists()
+
+
+def test_damaged_checkpoints_are_sentences(sartor: Sartor, checkpoint: Path) -> None:
+    (sartor.root / "checkpoint").unlink()
+    shutil.copytree(checkpoint, sartor.root / "checkpoint")
+    weights = sartor.root / "checkpoint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_said(sartor.run(), ExitCode.BAD_REQUEST, "persistentVolumeClaim", "model.safetensors")
+    config = sartor.root / "checkpoint" / "config.json"
+    config.write_text(config.read_text().replace("LlamaForCausalLM", "GPT2LMHeadModel"))
+    assert_said(sartor.run(), ExitCode.BAD_REQUEST, "GPT2LMHeadModel")
+
+
+def test_a_missing_file_and_wrong_options_are_sentences(sartor: Sartor) -> None:
+    assert_said(sartor("run", "-f", "nowhere.yaml"), ExitCode.BAD_REQUEST, "nowhere.yaml: there is no such file")
+    assert_said(sartor("run"), ExitCode.BAD_REQUEST, "-f is missing")
+    assert_said(sartor("run", "--resume"), ExitCode.BAD_REQUEST, "--resume needs --dir")
+    assert_said(sartor("run", "--resume", "--dir", "x", "--rounds", "3"), ExitCode.BAD_REQUEST, "--rounds")
+    for command in ("status", "report", "serve"):
+        assert_said(sartor(command, "nowhere"), ExitCode.NOT_POSSIBLE, "nowhere is no run")
+
+
+def test_a_folder_in_use_is_left_alone(sartor: Sartor) -> None:
+    assert sartor.run().exit_code == 0
+    assert_said(sartor.run(), ExitCode.NOT_POSSIBLE, "holds a run already", "--resume")
+    with run_lock(RunLayout(sartor.dir)):
+        resumed = sartor("run", "--resume", "--dir", str(sartor.dir))
+        assert_said(resumed, ExitCode.NOT_POSSIBLE, "is working on this run")
+    sartor.dir = sartor.root / "full"
+    sartor.dir.mkdir()
+    (sartor.dir / "thesis.tex").touch()
+    assert_said(sartor.run(), ExitCode.NOT_POSSIBLE, "is not empty (thesis.tex)")
+
+
+def test_interrupted_it_says_how_to_go_on_and_goes_on(sartor: Sartor) -> None:
+    def interrupted(begin: Begin) -> StepResult | None:
+        if begin.step is StepKind.EVALUATE:
+            raise KeyboardInterrupt
+        return None
+
+    sartor.results = interrupted
+    result = sartor.run()
+    assert result.exit_code == ExitCode.INTERRUPTED
+    assert f"go on with: sartor run --resume --dir {sartor.dir}" in result.stdout
+    status = sartor("status", str(sartor.dir))
+    assert status.exit_code == 0 and "phase Evaluating" in status.stdout
+    sartor.results = lambda _: None
+    assert_said(
+        sartor("run", "--resume", "--dir", str(sartor.dir), "-f", str(_changed(sartor))),
+        ExitCode.BAD_REQUEST,
+        "is not what this run was started with",
+    )
+    again = sartor("run", "--resume", "--dir", str(sartor.dir), "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout.splitlines()[0])["resumed"] is True
+
+
+def _changed(sartor: Sartor) -> Path:
+    path = sartor.root / "changed.yaml"
+    path.write_text(MANIFEST.replace("rounds: 2", "rounds: 3"))
+    return path
+
+
+def test_a_defect_is_a_sentence_and_a_log_file(sartor: Sartor) -> None:
+    def broken(_: Begin) -> StepResult | None:
+        raise ZeroDivisionError("seven by zero")
+
+    sartor.results = broken
+    result = sartor.run()
+    assert_said(result, ExitCode.CRASHED, "ZeroDivisionError: seven by zero")
+    match = re.search(r"the details are in (\S+)", result.stderr)
+    assert match is not None
+    log = Path(match[1])
+    assert "Traceback" in log.read_text()
+    log.unlink()
+
+
+def test_a_full_disk_has_its_exit_code(sartor: Sartor) -> None:
+    def full(_: Begin) -> StepResult | None:
+        raise StorageError("no space left for x", "free some space")
+
+    sartor.results = full
+    assert_said(sartor.run(), ExitCode.STORAGE, "no space left", "free some space")
+
+
+def test_a_damaged_repository_says_the_way_back(sartor: Sartor) -> None:
+    assert sartor.run().exit_code == 0
+    repository = RunRepository(sartor.dir / "repository")
+    repository._commit("main", repository._tip("main"), {"ledger.json": b"{"}, "x", 5.0)  # pyright: ignore[reportPrivateUsage]
+    for command in (["run", "--resume", "--dir"], ["status"], ["report"]):
+        assert_said(sartor(*command, str(sartor.dir)), ExitCode.DAMAGED, "ledger.json", "update-ref refs/heads/main")
+
+
+def test_status_tells_the_whole_run(sartor: Sartor) -> None:
+    assert sartor.run("--rounds", "3").exit_code == 0
+    text = sartor("status", str(sartor.dir)).stdout
+    for words in (
+        "editor",
+        "confirmed (RoundsSpent)",
+        "baseline: vllm 1, plain",
+        "try <1>",
+        "best: round 3",
+        "rounds 3/3",
+    ):
+        assert words in text
+
+
+def test_a_run_without_a_winner_cannot_be_served(sartor: Sartor) -> None:
+    sartor.results = failing(StepKind.JUDGE, FailureClass.CANDIDATE)
+    sartor.run()
+    assert_said(sartor("serve", str(sartor.dir)), ExitCode.NOT_POSSIBLE, "has no confirmed stack", "sartor status")
+
+
+def test_the_live_table_shows_hypothesis_gates_interval_and_what_is_left() -> None:
+    board = Board()
+    ratio = Speedup(value=2.0, low=1.9, high=2.1, n=5)
+    for event in (
+        events.Started(
+            at=0, name="editor", scenario="chat", run="r", resumed=False, rounds=3, eta_seconds=500, left_seconds=600,
+            step_seconds={},
+        ),
+        events.Planned(at=1, round=1, action="build", hypothesis="use [bold]caches[/]", forecast_speedup=2.0),
+        events.Judged(at=2, round=1, gate="greedy", passed=True, reason="Passed", message=""),
+        events.Measured(at=3, round=1, speedup=ratio, confirmation=False),
+        events.RoundClosed(
+            at=4, round=1, kept=True, speedup=ratio, best_round=1, best_speedup=ratio, eta_seconds=100, left_seconds=300
+        ),
+        events.Judged(at=5, round=2, gate="greedy", passed=False, reason="OutputDiverged", message="m"),
+        events.StepStarted(
+            at=65, id="i", step=StepKind.JUDGE, round=2, attempt=1, reason="x", expected_seconds=5, eta_seconds=90,
+            left_seconds=240,
+        ),
+    ):  # fmt: skip
+        board.update(event)
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render(board))
+    text = console.export_text()
+    console.file.close()
+    for words in (
+        "editor  chat   1:05 used, at most 1:30 to go, budget left 4:00",
+        "use [bold]caches[/]",
+        "1 passed",
+        "OutputDiverged",
+        "2.00x [1.90, 2.10] (n=5)",
+        "kept",
+        "best so far",
+        "round 2: judge",
+    ):
+        assert words in text
+
+
+def test_every_event_has_a_line_or_none_and_clocks_read_well(tmp_path: Path) -> None:
+    assert plain(events.Waiting(at=0, seconds=8, reason="BackingOff")) == "waiting 8 s: BackingOff"
+    assert [clock(s) for s in (0, 61, 3600 + 62)] == ["0:00", "1:01", "1:01:02"]
+    with (tmp_path / "out").open("w") as out:
+        PlainView(out)(events.Interrupted(at=0, run="r"))
+    assert "sartor run --resume --dir r" in (tmp_path / "out").read_text()

@@ -1,0 +1,118 @@
+"""Contention, hand-over counting, estimates, fingerprints, the ceiling."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from fake_servers import MODEL, Behaviour, serving
+
+from sartor_agents.measurement import contention, environment
+from sartor_agents.measurement.ceiling import measure
+from sartor_agents.measurement.client import LoadClient
+from sartor_agents.measurement.contention import Contention, CpuTimes
+from sartor_agents.measurement.estimate import paired_seconds, single_seconds, window_seconds
+from sartor_agents.measurement.handover import HandoverWatch, finished_requests
+from sartor_agents.measurement.messages import Endpoint, MeasurementPolicy, Reason
+from sartor_agents.measurement.pairs import judge_pair
+from sartor_agents.measurement.samples import ErrorClass, Sample
+from sartor_agents.measurement.windows import StageRun, WindowRun
+from sartor_agents.scenarios import open_scenario, scenario_spec
+from sartor_agents.scenarios.base import Stage
+
+STAGE = Stage("c1", "counted", ("c1",))
+
+
+def window(
+    *, arm: str = "candidate", share: float = 0.0, warm: bool = True, error: ErrorClass | None = None
+) -> WindowRun:
+    sample = Sample(
+        request_id="r", condition="c1", arm=arm, purpose="scored", scheduled=0, sent=0, first_byte=0.1, end=1, status=200,
+        text="x", arrivals=((1.0, 10),), tokens=10, error=error,
+    )  # fmt: skip
+    return WindowRun(arm, 0, (StageRun(STAGE, (sample,), 0, 1, warm),), Contention(share, None), 1.0)
+
+
+POLICY = MeasurementPolicy(maximum_contention=0.5, maximum_contention_difference=0.2)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "baseline", "reason"),
+    [
+        (window(), window(), None),
+        (window(share=0.4), window(share=0.4), None),
+        (window(share=0.6), window(share=0.6), Reason.CONTENDED),
+        (window(share=0.0), window(share=0.3), Reason.CONTENDED),
+        (window(warm=False), window(), Reason.WARM_UP_NOT_OVER),
+        (window(), window(error=ErrorClass.STALL), Reason.BASELINE_FAILED_REQUESTS),
+        (window(error=ErrorClass.STALL), window(), None),
+    ],
+)
+def test_what_voids_a_pair(candidate: WindowRun, baseline: WindowRun, reason: Reason | None) -> None:
+    assert judge_pair(candidate, baseline, POLICY)[0] is reason
+
+
+def test_contention_is_what_nobody_of_ours_used() -> None:
+    text = "cpu  100 0 100 700 50 0 0 50 0 0\ncpu0 1 2 3\n"
+    assert contention.parse_proc_stat(text, 100) == (10.0, 7.5, 0.5)
+    before, after = CpuTimes(0, 0, 0, 0), CpuTimes(total=10, idle=4, stolen=1, own=3)
+    seen = contention.between(before, after, servers_known=True)
+    assert (seen.stolen, seen.foreign, seen.share) == pytest.approx((0.1, 0.2, 0.3))
+    assert contention.between(before, after, servers_known=False).foreign is None
+    assert contention.between(None, after, servers_known=True).share == 0.0
+
+
+def test_the_counters_of_this_machine_can_be_read() -> None:
+    first = contention.read([])
+    assert first is not None and first.total > first.idle > 0 and first.own > 0
+    assert contention.read([2**22 - 1]) is not None  # a process that is gone
+
+
+def test_requests_finished_by_the_baseline() -> None:
+    text = (
+        "# HELP vllm:request_success_total x\n"
+        'vllm:request_success_total{engine="0",finished_reason="stop"} 3.0\n'
+        'vllm:request_success_total{engine="0",finished_reason="length"} 1e1\n'
+        'vllm:prompt_tokens_total{engine="0"} 99\n'
+    )
+    assert finished_requests(text) == 13
+    assert finished_requests("nothing") is None
+
+
+def test_handed_over_requests_are_those_that_we_did_not_send(chain_model: Path) -> None:
+    async def run(behaviour: Behaviour) -> int | None:
+        async with serving(chain_model, behaviour) as baseline:
+            baseline.finished = 5
+            client = LoadClient(
+                Endpoint(url=baseline.url), model=MODEL, counter=baseline.counter, request_timeout=5, stall_timeout=5
+            )
+            watch = HandoverWatch(client)
+            await watch.begin()
+            baseline.finished += 7
+            watch.note_own(4)
+            return await watch.count()
+
+    assert asyncio.run(run(Behaviour())) == 3
+    assert asyncio.run(run(Behaviour(counter=False))) is None
+
+
+def test_an_estimate_grows_with_what_is_measured(chain_model: Path) -> None:
+    scenario, _ = open_scenario(scenario_spec("code-edit", {}), chain_model, "00" * 32)
+    quick, thorough = MeasurementPolicy.quick(), MeasurementPolicy.thorough()
+    assert window_seconds(scenario, quick, 100) > window_seconds(scenario, quick, 200)
+    assert paired_seconds(scenario, quick, 100, speedup=4) < paired_seconds(scenario, quick, 100, speedup=1)
+    assert paired_seconds(scenario, quick, 100, looks="last") > paired_seconds(scenario, quick, 100)
+    assert single_seconds(scenario, thorough, 100) > single_seconds(scenario, quick, 100)
+    # Five requests of 400 tokens at 100 tokens/s cannot take less than 20 s a window.
+    assert window_seconds(scenario, quick, 100) > 20
+
+
+def test_the_fingerprint_names_the_rules_but_no_host() -> None:
+    seen = environment.fingerprint()
+    assert len(environment.evaluator_digest()) == 64 == len(str(seen["evaluator"]))
+    assert {"cpu", "cores", "kernel", "libraries"} <= seen.keys()
+
+
+def test_the_ceiling_counts_complete_exchanges() -> None:
+    result = measure(concurrency=2, seconds=0.3, chunks=8)
+    assert result.requests_per_second > 10
+    assert result.chunks_per_second == pytest.approx(8 * result.requests_per_second)
