@@ -142,7 +142,7 @@ def prompt(rows: int) -> list[Segment]:
     return [Segment(pages_of(0), 0, list(range(7, 7 + rows)), 1, False)]
 
 
-def measure(model_dir: Path, rounds: int, folder: Path) -> list[Row]:
+def measure(model_dir: Path, thread_counts: Sequence[int], rounds: int, folder: Path) -> list[Row]:
     specialise(model_dir)
     shapes = expected_shapes()
     read = [tensor for tensor in shapes if spec.TIED_EMBEDDINGS or "embed_tokens" not in tensor]
@@ -150,7 +150,7 @@ def measure(model_dir: Path, rounds: int, folder: Path) -> list[Row]:
     library = build(folder)
     bandwidth = Bandwidth(folder, weight_bytes)
     rows: list[Row] = []
-    for threads in (1, 2):
+    for threads in thread_counts:
         decoder = NativeDecoder(model_dir, kv_pages=33 * (1024 // 16), threads=threads, library=library)
         rows += measure_decoder(decoder, f"{model_dir.name}/{threads}-thread", threads, bandwidth, rounds, weight_bytes)
         decoder.close()
@@ -212,6 +212,7 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A decode step against what bounds it.")
     parser.add_argument("--model", action="append", help="checkpoint folder or cached name; repeatable")
+    parser.add_argument("--threads", action="append", type=int, help="number of threads; repeatable; default 1 and 2")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "decode_step.json")
     arguments = parser.parse_args()
@@ -221,7 +222,7 @@ def main() -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             for name in models:
-                rows += measure(locate(name), arguments.rounds, Path(folder))
+                rows += measure(locate(name), arguments.threads or (1, 2), arguments.rounds, Path(folder))
     except (ModelError, BuildError) as error:
         raise SystemExit(str(error)) from error
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)

@@ -224,7 +224,7 @@ def _validate(raw: bytes) -> tuple[tuple[int, str] | None, dict[str, Any]]:
     numbers = {"max_tokens": (0, 10**40), "temperature": (0, 2), "top_p": (0, 1), "n": (1, 8)}
     if body.get("model") != MODEL:
         return (404, "no such model"), {}
-    if not isinstance(prompt, str) or len(prompt) >= 8192:
+    if not isinstance(prompt, str) or len(prompt) >= 8192 or "\ud800" in prompt:
         return (400, "prompt must be text within the model's length"), {}
     for name, (low, high) in numbers.items():
         value = body.get(name)

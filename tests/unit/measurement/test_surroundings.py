@@ -99,8 +99,9 @@ def test_an_estimate_grows_with_what_is_measured(chain_model: Path) -> None:
     scenario, _ = open_scenario(scenario_spec("code-edit", {}), chain_model, "00" * 32)
     quick, thorough = MeasurementPolicy.quick(), MeasurementPolicy.thorough()
     assert window_seconds(scenario, quick, 100) > window_seconds(scenario, quick, 200)
-    assert paired_seconds(scenario, quick, 100, speedup=4) < paired_seconds(scenario, quick, 100, speedup=1)
-    assert paired_seconds(scenario, quick, 100, looks="last") > paired_seconds(scenario, quick, 100)
+    assert paired_seconds(scenario, quick, 1000, speedup=4) < paired_seconds(scenario, quick, 1000, speedup=1)
+    assert paired_seconds(scenario, quick, 1) == quick.wall_clock
+    assert paired_seconds(scenario, quick, 1000, looks="last") > paired_seconds(scenario, quick, 1000)
     assert single_seconds(scenario, thorough, 100) > single_seconds(scenario, quick, 100)
     # Five requests of 400 tokens at 100 tokens/s cannot take less than 20 s a window.
     assert window_seconds(scenario, quick, 100) > 20

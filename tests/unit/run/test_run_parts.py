@@ -182,7 +182,7 @@ def test_settings_of_a_run_reach_judge_and_evaluator() -> None:
         spec.model_copy(update={"measurement": {"preset": "quick", "overrides": {"replicates_min": 9}}}), wall_clock=30
     )
     assert (policy.replicates_min, policy.replicates_max, policy.wall_clock) == (9, 9, 30)
-    with pytest.raises(BadRequestError, match="spec.workload.parameters.concurrencies"):
+    with pytest.raises(BadRequestError, match=r"spec\.workload\.parameters\.concurrencies"):
         scenario_spec(spec.model_copy(update={"parameters": {"concurrencies": [0]}}))
 
 

@@ -1,12 +1,14 @@
 """Making a checkpoint in a folder: all of it or nothing."""
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -124,30 +126,64 @@ def _publish(out_dir: Path, fill: Callable[[Path], None], request: Mapping[str, 
     """Fill a hidden neighbour of `out_dir`, record what it is, and rename it into place."""
     if out_dir.exists():
         raise CheckpointExistsError(f"{out_dir} exists already; choose another folder or remove it first")
-    staging = out_dir.parent / f".{out_dir.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir()
-        fill(staging)
-        digest = content_digest(staging)
-        size = sum(file.stat().st_size for file in staging.iterdir())
-        record = {**request, "parameters": parameters, "bytes": size, "sha256": digest}
-        tokenizer.write_json(staging / RECORD_NAME, record)
-        for file in staging.iterdir():
-            _flush(file)
-        staging.rename(out_dir)
+        with _staging(out_dir) as staging:
+            fill(staging)
+            digest = content_digest(staging)
+            size = sum(file.stat().st_size for file in staging.iterdir())
+            record = {**request, "parameters": parameters, "bytes": size, "sha256": digest}
+            tokenizer.write_json(staging / RECORD_NAME, record)
+            for file in staging.iterdir():
+                _flush(file)
+            _rename(staging, out_dir)
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise CheckpointExistsError(f"{out_dir} was made by someone else meanwhile; use that one") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing(out_dir)).free
             raise CheckpointWriteError(
                 f"{out_dir}: the disk is full ({free / 1e6:.0f} MB free); free some space or choose a folder elsewhere"
             ) from error
         raise CheckpointWriteError(f"{out_dir}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return Checkpoint(out_dir, parameters, size, digest)
+
+
+def _rename(staging: Path, out_dir: Path) -> None:
+    try:
+        staging.rename(out_dir)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise CheckpointExistsError(f"{out_dir} was made by someone else meanwhile; use that one") from error
+        raise
+
+
+@contextlib.contextmanager
+def _staging(out_dir: Path) -> Generator[Path]:
+    """A hidden folder beside `out_dir`, gone afterwards unless renamed. Sweeps up what killed makers left.
+
+    Its maker holds a lock on it, so a folder that can be locked has lost its maker. The parent is locked while folders
+    are made or swept, so that nobody sweeps one between its making and its lock.
+    """
+    parent = out_dir.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    staging = parent / f".{out_dir.name}.{uuid.uuid4().hex[:8]}.partial"
+    with contextlib.ExitStack() as held:
+        with _locked(parent, fcntl.LOCK_EX):
+            for left in parent.glob(f".{out_dir.name}.*.partial"):
+                with contextlib.suppress(BlockingIOError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(left, ignore_errors=True)
+            staging.mkdir()
+            held.callback(shutil.rmtree, staging, ignore_errors=True)
+            held.enter_context(_locked(staging, fcntl.LOCK_EX))
+        yield staging
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, operation: int) -> Generator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

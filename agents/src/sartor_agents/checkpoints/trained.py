@@ -143,7 +143,7 @@ def _fit(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     last = losses[-20:]
     return state, {"steps": len(losses), "firstLoss": losses[0], "lastLoss": sum(last) / len(last)}

@@ -21,7 +21,7 @@ def window_seconds(scenario: Scenario, policy: MeasurementPolicy, rate: float) -
 
 def single_seconds(scenario: Scenario, policy: MeasurementPolicy, rate: float) -> float:
     """Expected seconds of a measurement of one server alone."""
-    return _FIXED + _SETTLING * policy.replicates_min * window_seconds(scenario, policy, rate)
+    return _FIXED + _SETTLING * policy.single_windows * window_seconds(scenario, policy, rate)
 
 
 def paired_seconds(

@@ -142,10 +142,10 @@ class _Evaluation:
     # --- one server alone -------------------------------------------------------------------------------------------
 
     async def single(self) -> EvaluateResponse:
-        """`replicates_min` windows of one server; its metric is the median over windows, condition by condition."""
+        """`single_windows` windows of one server; its metric is the median over windows, condition by condition."""
         runs: list[WindowRun] = []
         longest = 0.0
-        for index in range(self.policy.replicates_min):
+        for index in range(self.policy.single_windows):
             if runs and self._left() < longest:
                 break
             run = await self.runner.run(self.candidate, index, warmup=self.policy.warmup_requests)
@@ -160,7 +160,7 @@ class _Evaluation:
             runs.append(run)
             self.progress(
                 "window", index=index, rates=run.rates(),
-                message=f"window {index + 1}/{self.policy.replicates_min}: {_short(run.rates())} tok/s",
+                message=f"window {index + 1}/{self.policy.single_windows}: {_short(run.rates())} tok/s",
             )  # fmt: skip
         rates = {c: [run.rates()[c] for run in runs] for c in self.table.conditions}
         medians = {c: quantile(values, 0.5) for c, values in rates.items()}

@@ -168,6 +168,7 @@ class MeasurementPolicy(Message):
 
     replicates_min: int = Field(default=4, ge=2, description="pairs before the first look")
     replicates_max: int = Field(default=12, ge=2)
+    single_windows: int = Field(default=3, ge=1, description="windows of a server measured alone (baseline's grid)")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval on the ratio")
     comparisons: int = Field(
         default=1, ge=1, description="best-of-N correction: the interval holds for N candidates at once (Šidák)"
@@ -198,6 +199,7 @@ class MeasurementPolicy(Message):
         values: dict[str, Any] = {
             "replicates_min": 3,
             "replicates_max": 6,
+            "single_windows": 1,
             "window_seconds": 4.0,
             "requests_per_condition": 1,
             "warmup_requests": 1,

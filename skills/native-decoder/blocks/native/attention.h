@@ -27,7 +27,7 @@ class Attention {
     void write(const Sequence& sequence, int head, const float* qkv) {
         for (int row = 0; row < sequence.rows; ++row) {
             const int position = sequence.start + row;
-            const float* from = qkv + static_cast<size_t>(sequence.first_row + row) * QKV_PANELS * PANEL + Q_WIDTH + head * HEAD_DIM;
+            const float* from = row_of(qkv, sequence, row) + Q_WIDTH + head * HEAD_DIM;
             float key[HEAD_DIM];
             prepare(from, weights_.k_norm(layer_), position, key);
             const int slot = position % PAGE_TOKENS;
@@ -38,17 +38,20 @@ class Attention {
             const float* value = from + KV_WIDTH;
             for (int d = 0; d < HEAD_DIM; ++d) {
                 values[d * PAIR + slot % PAIR] = to_stored(value[d]);
-                // The token beside it may be anything from the page's last owner; it is multiplied by zero, so it must be a number.
+                // The token beside it may be anything from the page's last owner. It is multiplied by zero, so it must be
+                // a number.
                 if (PAIR == 2 && slot % 2 == 0) values[d * PAIR + 1] = 0;
             }
         }
     }
 
-    // Attention of the segment's last `outputs` rows; row i of them is written to row `to_row + i` of `attended`, laid out for `to_rows` rows.
-    void attend(const Sequence& sequence, int head, const float* qkv, int outputs, Active* attended, int to_row, int to_rows) {
+    // Attention of the segment's last `outputs` rows; row i of them is written to row `to_row + i` of `attended`, which is
+    // laid out for `to_rows` rows.
+    void attend(const Sequence& sequence, int head, const float* qkv, int outputs, Active* attended, int to_row,
+                int to_rows) {
         const int skipped = sequence.rows - outputs;
         for (int row = skipped; row < sequence.rows; ++row) {
-            const float* from = qkv + static_cast<size_t>(sequence.first_row + row) * QKV_PANELS * PANEL;
+            const float* from = row_of(qkv, sequence, row);
             for (int g = 0; g < GROUP; ++g) {
                 float query[HEAD_DIM];
                 prepare(from + (head * GROUP + g) * HEAD_DIM, weights_.q_norm(layer_), sequence.start + row, query);
@@ -65,7 +68,7 @@ class Attention {
                 for (int r = 0; r < ROWS; ++r) seen[r] = sequence.start + skipped + (range.first + r) / GROUP + 1;
                 float scale[ROWS];
                 score<ROWS>(sequence, head, range.first, seen[ROWS - 1]);
-                for (int r = 0; r < ROWS; ++r) scale[r] = softmax(mine_.scores + static_cast<size_t>(r) * CONTEXT, seen[r], seen[ROWS - 1]);
+                for (int r = 0; r < ROWS; ++r) scale[r] = softmax(scores(r), seen[r], seen[ROWS - 1]);
                 gather<ROWS>(sequence, head, seen[ROWS - 1], scale);
                 for (int r = 0; r < ROWS; ++r) {
                     const int query = range.first + r;
@@ -77,6 +80,13 @@ class Attention {
     }
 
    private:
+    static const float* row_of(const float* qkv, const Sequence& sequence, int row) {
+        return qkv + static_cast<size_t>(sequence.first_row + row) * QKV_PANELS * PANEL;
+    }
+
+    // Scores, then weights, of one query of the tile.
+    float* scores(int r) const { return mine_.scores + static_cast<size_t>(r) * CONTEXT; }
+
     Stored* page(const Sequence& sequence, int index, int head) const {
         return cache_ + static_cast<size_t>(sequence.pages[index]) * WHOLE_PAGE + layer_ * LAYER_PAGE + head * HEAD_PAGE;
     }
@@ -100,7 +110,8 @@ class Attention {
         }
     }
 
-    // scores[r][token] = query r · key of token, for the first `count` tokens (and whatever is behind them in the last sixteen).
+    // scores[r][token] = query r · key of token, for the first `count` tokens (and whatever is behind them in the last
+    // sixteen).
     template <int ROWS>
     void score(const Sequence& sequence, int head, int first_query, int count) {
         constexpr int VECTORS_A_PAGE = PAGE_TOKENS / LANES;
@@ -116,13 +127,13 @@ class Attention {
             multiply_stored<ROWS, TILE_VECTORS>(sums, w, PAGE_TOKENS * PAIR, x, HEAD_DIM / PAIR);
             for (int r = 0; r < ROWS; ++r)
                 for (int j = 0; j < TILE_VECTORS; ++j)
-                    store(mine_.scores + static_cast<size_t>(r) * CONTEXT + (vector + j) * LANES, sums[r][j]);
+                    store(scores(r) + (vector + j) * LANES, sums[r][j]);
         }
         for (; vector < vectors; ++vector) {
             const Stored* w[1] = {page(sequence, vector / VECTORS_A_PAGE, head) + vector % VECTORS_A_PAGE * LANES * PAIR};
             Floats sums[ROWS][1] = {};
             multiply_stored<ROWS, 1>(sums, w, PAGE_TOKENS * PAIR, x, HEAD_DIM / PAIR);
-            for (int r = 0; r < ROWS; ++r) store(mine_.scores + static_cast<size_t>(r) * CONTEXT + vector * LANES, sums[r][0]);
+            for (int r = 0; r < ROWS; ++r) store(scores(r) + vector * LANES, sums[r][0]);
         }
     }
 
@@ -151,7 +162,8 @@ class Attention {
     void gather(const Sequence& sequence, int head, int count, const float* scale) {
         constexpr int VECTORS = HEAD_LANES / LANES;
         int first = 0;
-        for (; first + TILE_VECTORS <= VECTORS; first += TILE_VECTORS) gather_some<ROWS, TILE_VECTORS>(sequence, head, count, scale, first);
+        for (; first + TILE_VECTORS <= VECTORS; first += TILE_VECTORS)
+            gather_some<ROWS, TILE_VECTORS>(sequence, head, count, scale, first);
         for (; first < VECTORS; ++first) gather_some<ROWS, 1>(sequence, head, count, scale, first);
     }
 
@@ -163,8 +175,7 @@ class Attention {
             const Stored* w[SOME];
             const Active* x[ROWS];
             for (int j = 0; j < SOME; ++j) w[j] = values + j * LANES * PAIR;
-            for (int r = 0; r < ROWS; ++r)
-                x[r] = reinterpret_cast<const Active*>(mine_.scores + static_cast<size_t>(r) * CONTEXT) + token;
+            for (int r = 0; r < ROWS; ++r) x[r] = reinterpret_cast<const Active*>(scores(r)) + token;
             const int tokens = count - token < PAGE_TOKENS ? count - token : PAGE_TOKENS;
             multiply_stored<ROWS, SOME>(sums, w, HEAD_LANES * PAIR, x, (tokens + PAIR - 1) / PAIR);
         }

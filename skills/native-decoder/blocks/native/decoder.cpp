@@ -61,7 +61,8 @@ int32_t sartor_create(int32_t kv_pages, int32_t threads, void** decoder) {
 void sartor_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
 // A matrix as the checkpoint has it: row-major [outputs][columns] in the stored type. Names follow the checkpoint.
-int32_t sartor_load_matrix(void* handle, const char* name, int32_t layer, const void* data, int64_t outputs, int64_t columns) {
+int32_t sartor_load_matrix(void* handle, const char* name, int32_t layer, const void* data, int64_t outputs,
+                           int64_t columns) {
     Weights& weights = static_cast<Decoder*>(handle)->model.weights;
     const Stored* from = static_cast<const Stored*>(data);
     struct Entry {

@@ -28,7 +28,8 @@ constexpr int HEAD_LANES = round_up(HEAD_DIM, LANES);  // a value row in the cac
 constexpr int HIDDEN_LANES = round_up(HIDDEN, PANEL);
 
 // One page of one layer and key head: keys [HEAD_DIM / PAIR][PAGE_TOKENS][PAIR], then values
-// [PAGE_TOKENS / PAIR][HEAD_LANES][PAIR]. Both read like a panel of weights: sixteen tokens, or sixteen dimensions, a vector.
+// [PAGE_TOKENS / PAIR][HEAD_LANES][PAIR]. Both read like a panel of weights: a vector is sixteen tokens, or sixteen
+// dimensions.
 constexpr size_t KEY_PAGE = static_cast<size_t>(HEAD_DIM) * PAGE_TOKENS;
 constexpr size_t VALUE_PAGE = static_cast<size_t>(HEAD_LANES) * PAGE_TOKENS;
 constexpr size_t HEAD_PAGE = KEY_PAGE + VALUE_PAGE;
@@ -104,7 +105,7 @@ class Weights {
     explicit Weights(int threads)
         : memory_(WEIGHT_ELEMENTS * sizeof(Stored), true),
           embeddings_(EMBEDDING_ELEMENTS * sizeof(Stored), true),
-          small_(static_cast<size_t>(LAYERS) * SMALL_A_LAYER + HIDDEN_LANES + 2 * static_cast<size_t>(POSITIONS) * HALF_HEAD) {
+          small_(LAYERS * SMALL_A_LAYER + HIDDEN_LANES + 2 * static_cast<size_t>(POSITIONS) * HALF_HEAD) {
         Stored* next = memory_.as<Stored>();
         panels_.resize(static_cast<size_t>(LAYERS) * LAYER_PANELS + HEAD_PANELS);
         for (int thread = 0; thread < threads; ++thread) {
@@ -221,8 +222,9 @@ struct Activations {
 
     static constexpr size_t bytes() {
         return rounded<float>(static_cast<size_t>(STEP_TOKENS) * HIDDEN_LANES) +
-               rounded<float>(static_cast<size_t>(STEP_TOKENS) * QKV_PANELS * PANEL) + rounded<Active>(active_elements(HIDDEN)) +
-               rounded<Active>(active_elements(Q_WIDTH)) + rounded<Active>(active_elements(INNER));
+               rounded<float>(static_cast<size_t>(STEP_TOKENS) * QKV_PANELS * PANEL) +
+               rounded<Active>(active_elements(HIDDEN)) + rounded<Active>(active_elements(Q_WIDTH)) +
+               rounded<Active>(active_elements(INNER));
     }
 
    private:
@@ -238,9 +240,11 @@ struct Activations {
     }
 };
 
+constexpr int SUM_ROWS = STEP_TOKENS > MOST_ROWS_OF_SUMS ? STEP_TOKENS : MOST_ROWS_OF_SUMS;
+
 struct Private {
     PanelBlock block;
-    alignas(64) float sums[static_cast<size_t>(STEP_TOKENS > 3 * MOST_SIDE_BY_SIDE ? STEP_TOKENS : 3 * MOST_SIDE_BY_SIDE) * PANEL];
+    alignas(64) float sums[static_cast<size_t>(SUM_ROWS) * PANEL];
     alignas(64) Active queries[static_cast<size_t>(STEP_TOKENS) * GROUP * QUERY_STRIDE];
     alignas(64) float scores[static_cast<size_t>(TILE_ROWS) * CONTEXT];
     alignas(64) float attended[static_cast<size_t>(TILE_ROWS) * HEAD_LANES];

@@ -59,7 +59,7 @@ constexpr int TILE_ROWS = 3;
 constexpr int TILE_VECTORS = 2;
 constexpr int panels_side_by_side(int) { return 1; }
 #endif
-constexpr int MOST_SIDE_BY_SIDE = 4;
+constexpr int MOST_ROWS_OF_SUMS = 8;  // of panels side by side: rows times panels
 constexpr int STREAM_AHEAD = 2048;  // bytes
 
 constexpr int AHEAD_BYTES = 64 * 64;  // what one tile touches of the next block: a cache line for each of its 64 steps
@@ -216,7 +216,8 @@ SARTOR_INLINE void multiply_prepared(Floats (&sums)[ROWS][VECTORS], const void* 
 
 // Few rows: the sums stay in registers over the whole of k. With one to three rows there are registers for several panels
 // side by side, and that many streams of weights: one stream alone leaves a tenth or more of the bandwidth unused, because
-// the processor prefetches no further than its page. `out` is [PANELS][rows][PANEL]; panels are `apart` elements from each other.
+// the processor prefetches no further than its page. `out` is [PANELS][rows][PANEL]; panels are `apart` elements from each
+// other.
 template <int ROWS, int PANELS>
 void product_few(const Stored* panels, ptrdiff_t apart, int depth, const Active* x, float* out) {
     for (int first = 0; first < PANEL_VECTORS; first += TILE_VECTORS) {
@@ -265,10 +266,11 @@ SARTOR_INLINE void with_rows(int rows, Function&& function) {
 
 // The products of `count` panels that lie behind each other: done(panel, sums) is called for each, sums[r][o] being the sum
 // over k of panel[o][k] * x[r][k]. `depth` is a multiple of PAIR, x is laid out for `rows` rows, and `out` has room for
-// max(rows, MOST_SIDE_BY_SIDE * 3) rows.
+// max(rows, MOST_ROWS_OF_SUMS) rows.
 template <int ROWS, typename Done>
 void products_few(const Stored* panels, int count, int depth, const Active* x, float* out, Done&& done) {
     constexpr int SIDE = panels_side_by_side(ROWS);
+    static_assert(SIDE == 1 || SIDE * ROWS <= MOST_ROWS_OF_SUMS);
     const size_t size = static_cast<size_t>(depth) * PANEL;
     const int each = count / SIDE;  // each stream goes straight on from one of its panels to the next
     for (int i = 0; i < each; ++i) {

@@ -145,14 +145,11 @@ class Step {
             weights_.embed(request_->tokens[row], shared_.residual + static_cast<size_t>(row) * HIDDEN_LANES);
     }
 
-    // RMSNorm of the residual stream into the input of the next product. Rows are shared out; a handful is done by every
-    // thread on its own, since writing the same value twice costs less than a barrier.
+    // RMSNorm of the residual stream into the input of the next product.
     void normalise(int thread, const float* weight, int rows) {
-        (void)thread;
-        const int threads = model_.pool.threads();
-        const Range range = share(rows, thread, threads);
+        const Range range = share(rows, thread, model_.pool.threads());
         for (int row = range.first; row < range.last; ++row) normalise_row(row, rows, weight);
-        if (threads > 1) model_.pool.barrier();
+        model_.pool.barrier();
     }
 
     __attribute__((noinline)) void normalise_row(int row, int rows, const float* weight) {

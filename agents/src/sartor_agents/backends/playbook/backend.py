@@ -157,8 +157,8 @@ def _plan(context: PlanContext, move: Move, base: Trial | None, trials: Mapping[
 def _target(run: RunSpec, model_dir: Path) -> Target:
     limit = facts.max_positions(model_dir)
     length = min(run.envelope.max_model_len, limit)
-    concurrency = run.parameters.get("concurrency", 1)
-    widest = max(int(c) for c in (concurrency if isinstance(concurrency, list) else [concurrency]))  # type: ignore[arg-type]
+    levels = run.parameters.get("concurrencies") or run.parameters.get("concurrency") or 1
+    widest = max(int(level) for level in (levels if isinstance(levels, list) else [levels]))  # type: ignore[arg-type]
     return Target(
         model_name=str(run.model.get("name", model_dir.name)),
         model=facts.model_spec(model_dir),

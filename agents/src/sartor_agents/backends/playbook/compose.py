@@ -4,6 +4,7 @@ The result is a flat Python package that imports nothing of Sartor and can be re
 pure function of its inputs: the same selection for the same model gives the same bytes, hence the same content hash.
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -62,7 +63,6 @@ def compose(selection: Selection, target: Target, recipes: Mapping[str, Recipe],
     Returns the recipes that it is made of, required ones included. Raises `ComposeError`.
     """
     chosen = _chosen(selection, recipes)
-    spec = _spec(selection, chosen, target)
     python: dict[str, str] = {}
     other: dict[str, bytes] = {}
     for recipe in chosen:
@@ -72,6 +72,9 @@ def compose(selection: Selection, target: Target, recipes: Mapping[str, Recipe],
                 python[block.removesuffix(".py")] = content.decode("utf-8")
             else:
                 other[block] = content
+    if "spec" not in python:
+        raise ComposeError("the selection has no base: no recipe brings spec.py")
+    spec = _defaults(python["spec"]) | _spec(selection, chosen, target)
     python["spec"] = _spec_module(python["spec"], spec)
     folded = {name: source if name == "spec" else specialize.fold(source, spec) for name, source in python.items()}
     modules = specialize.prune(folded, "__main__")
@@ -126,6 +129,15 @@ def _spec(selection: Selection, chosen: list[Recipe], target: Target) -> dict[st
     page = spec.get("PAGE_TOKENS", 16)
     spec["KV_PAGES"] = spec["MAX_SEQUENCES"] * -(-target.envelope["MAX_MODEL_LEN"] // page)
     return spec
+
+
+def _defaults(source: str) -> dict[str, Any]:
+    """What the library's `spec.py` assumes where no recipe says otherwise."""
+    return {
+        node.target.id: ast.literal_eval(node.value)
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+    }
 
 
 class _Values(cst.CSTTransformer):
