@@ -56,10 +56,18 @@ def existing_environment(cache: Path) -> VllmEnvironment | None:
 def ensure_environment(cache: Path, say: Callable[[str], None]) -> VllmEnvironment:
     """Make the environment unless it is there. Idempotent, safe in two processes at once.
 
-    Raises `BaselineEnvironmentError` where uv, the package index or the space is missing.
+    Raises `BaselineEnvironmentError` where uv, the package index, the space or the permission is missing.
     """
+    try:
+        return _ensure(cache, folder(cache), say)
+    except OSError as error:
+        raise BaselineEnvironmentError(
+            f"{error.filename or cache}: {error.strerror or error}; check the folder or set SARTOR_CACHE to another one"
+        ) from error
+
+
+def _ensure(cache: Path, place: Path, say: Callable[[str], None]) -> VllmEnvironment:
     cache.mkdir(parents=True, exist_ok=True)
-    place = folder(cache)
     with _lock(cache / f"{place.name}.lock", say):
         found = existing_environment(cache)
         if found is not None:

@@ -29,7 +29,7 @@ def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int,
     if tuning == "none":
         return [Setting("as given", tuple(arguments))]
     if tuning == "quick":
-        settings = [_setting(arguments, dtypes[0], cores, None)]
+        settings = [_setting(arguments, dtype, cores, None) for dtype in dtypes]
         if scenario == "code-edit":
             settings.append(_setting(arguments, dtypes[0], cores, (16, 4, 2)))
         return settings

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from aiohttp import web
+from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -41,10 +42,16 @@ class Generator:
 
     def prompt_ids(self, call: Call) -> list[int]:
         if call.messages is not None:
-            return self.tokenizer.apply_chat_template(call.messages, add_generation_prompt=True, return_dict=False)
+            try:
+                return self.tokenizer.apply_chat_template(call.messages, add_generation_prompt=True, return_dict=False)
+            except (TemplateError, TypeError) as error:
+                raise BadRequestError(f"the chat template does not take these messages: {error}") from error
         if isinstance(call.prompt, str):
             return self.tokenizer(call.prompt)["input_ids"]
         assert call.prompt is not None
+        vocab = int(self.model.config.vocab_size)
+        if wrong := [token for token in call.prompt if not 0 <= token < vocab]:
+            raise BadRequestError(f"token id {wrong[0]} is out of the vocabulary (0 to {vocab - 1})")
         return list(call.prompt)
 
     def check_length(self, prompt: int, max_tokens: int) -> None:

@@ -225,7 +225,7 @@ class _Evaluation:
                 conditions=self.table.results(self.policy, alpha),
                 samples=self.request.samples_label or self.samples_path.name,
                 seed=SeedCommitment.of(self.request.seed),
-                fingerprint=fingerprint(),
+                fingerprint={**fingerprint(), "contention": self.table.contention()},
                 message=message,
                 handed_over=self.handovers or 0,
                 confirmation=self.request.confirmation,

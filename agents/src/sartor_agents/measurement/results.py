@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from pydantic import JsonValue
 
 from sartor_agents.scenarios.base import Stage
 from sartor_api.search.records import ConditionResult, Speedup
@@ -45,6 +46,13 @@ class PairTable:
             condition: {"candidate": tuple(mine), "baseline": tuple(theirs)}
             for condition in self.conditions
             for mine, theirs in (self.rates(condition),)
+        }
+
+    def contention(self) -> dict[str, JsonValue]:
+        """Share of the machine's CPU that others used, by arm, window by window."""
+        return {
+            "candidate": [round(pair.candidate.contention.share, 3) for pair in self.pairs],
+            "baseline": [round(pair.baseline.contention.share, 3) for pair in self.pairs],
         }
 
     def combined(self) -> list[float]:

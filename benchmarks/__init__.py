@@ -1,0 +1,1 @@
+"""Benchmarks: each module makes the figures of one area and writes `benchmarks/results/NAME.json`."""

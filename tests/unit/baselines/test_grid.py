@@ -1,0 +1,113 @@
+"""The documented grid, and the engine that turns a point of it into a server."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartor_agents.baselines import VllmEngine, VllmEnvironment, find, find_engine
+from sartor_agents.baselines.grid import NGRAM, grid, render
+from sartor_agents.run.servers import HOST
+from sartor_api.search.records import Envelope, RunSpec
+
+SCENARIOS = st.sampled_from(["chat", "code-edit"])
+TUNINGS = st.sampled_from(["documentedGrid", "quick", "none"])
+
+
+@given(
+    SCENARIOS,
+    TUNINGS,
+    st.lists(st.sampled_from(["--max-num-seqs=8", "--dtype"]), max_size=1),
+    st.integers(1, 64),
+    st.booleans(),
+)
+def test_points_differ_and_keep_the_owners_arguments(scenario, tuning, arguments, cores, native) -> None:
+    points = grid(scenario, tuning, arguments=arguments, cores=cores, native_bf16=native)
+    assert points and len({point.name for point in points}) == len(points)
+    assert len({(point.arguments, *point.environment.items()) for point in points}) == len(points)
+    for point in points:
+        assert list(point.arguments[: len(arguments)]) == arguments
+        assert point.arguments.count("--dtype") <= 1
+
+
+@given(SCENARIOS, st.booleans())
+def test_quick_is_a_part_of_the_whole_grid_and_none_is_the_owners_alone(scenario, native) -> None:
+    whole, quick = (
+        grid(scenario, tuning, arguments=(), cores=2, native_bf16=native) for tuning in ("documentedGrid", "quick")
+    )
+    assert {point.name for point in quick} <= {point.name for point in whole} and len(quick) < len(whole)
+    (only,) = grid(scenario, "none", arguments=("--x",), cores=2, native_bf16=native)
+    assert only.arguments == ("--x",) and only.environment == {}
+
+
+def test_code_edit_is_tuned_with_and_without_speculation() -> None:
+    for tuning in ("documentedGrid", "quick"):
+        points = grid("code-edit", tuning, arguments=(), cores=2, native_bf16=True)
+        configs = [json.loads(p.arguments[-1]) for p in points if "--speculative-config" in p.arguments]
+        assert configs and len(configs) < len(points)
+        assert all(config["prompt_lookup_min"] <= config["prompt_lookup_max"] for config in configs)
+    assert not any(
+        "--speculative-config" in p.arguments
+        for p in grid("chat", "documentedGrid", arguments=(), cores=2, native_bf16=True)
+    )
+
+
+def test_both_bindings_are_tried_and_never_nobind() -> None:
+    points = grid("chat", "documentedGrid", arguments=(), cores=2, native_bf16=True)
+    assert [p.environment.get("VLLM_CPU_OMP_THREADS_BIND") for p in points] == ["0-1", None]
+
+
+def test_without_native_bf16_both_types_are_tried() -> None:
+    for scenario in ("chat", "code-edit"):
+        for tuning in ("documentedGrid", "quick"):
+            points = grid(scenario, tuning, arguments=(), cores=2, native_bf16=False)
+            assert {p.arguments[p.arguments.index("--dtype") + 1] for p in points} == {"float32", "bfloat16"}
+
+
+def test_the_page_names_every_point() -> None:
+    page = render(["chat", "code-edit"], cores=2)
+    for point in grid("code-edit", "documentedGrid", arguments=(), cores=2, native_bf16=False):
+        assert point.name in page
+    assert page.count("n-gram") >= len(NGRAM)
+
+
+def spec(**baseline: str) -> RunSpec:
+    return RunSpec(
+        name="r", created=0.0, seed=0, scenario="chat", model={"name": "served"}, baseline=dict(baseline),
+        envelope=Envelope(max_input_tokens=512, max_output_tokens=256),
+    )  # fmt: skip
+
+
+def test_an_engine_starts_the_module_in_its_own_environment(tmp_path: Path) -> None:
+    points = grid("code-edit", "documentedGrid", arguments=(), cores=2, native_bf16=True)
+    engine = VllmEngine(
+        VllmEnvironment(tmp_path / "bin" / "python", "0.32.0"), tmp_path, "served", 768, points, tmp_path / "home"
+    )
+    server = engine.server(points[0], 4711)
+    assert server.command[:3] == (str(tmp_path / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server")
+    assert {"--host", HOST, "--port", "4711", "--max-model-len", "768"} <= set(server.command)
+    assert server.environment["VLLM_USE_AOT_COMPILE"] == "0" and server.environment["HF_HUB_OFFLINE"] == "1"
+    assert server.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+    assert "PYTHONDONTWRITEBYTECODE" not in server.environment, "the second start would be as slow as the first"
+    assert (engine.name, engine.fallback_reason, engine.accepts_prediction) == ("vllm", None, False)
+
+
+def test_without_vllm_the_fall_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find, "cache_folder", lambda: tmp_path)
+    engine = find_engine(spec(engine="vllm"), tmp_path)
+    assert engine.name == "transformers"
+    assert engine.fallback_reason is not None and "sartor baseline setup" in engine.fallback_reason
+
+
+def test_transformers_that_was_asked_for_is_no_fall_back(tmp_path: Path) -> None:
+    engine = find_engine(spec(engine="transformers"), tmp_path)
+    assert engine.name == "transformers" and engine.fallback_reason is None
+
+
+def test_vllm_is_found_with_the_grid_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find, "existing_environment", lambda _: VllmEnvironment(tmp_path / "python", "0.32.0"))
+    engine = find_engine(spec(tuning="none"), tmp_path)
+    assert (engine.name, engine.version) == ("vllm", "0.32.0")
+    assert [point.name for point in engine.settings()] == ["as given"]
