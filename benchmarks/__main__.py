@@ -14,7 +14,9 @@ def main(names: list[str]) -> int:
         print(f"no bench {', '.join(unknown)}; there are: {', '.join(benches)}", file=sys.stderr)
         return 2
     failed = [
-        name for name in names or benches if subprocess.run([sys.executable, str(benches[name])], check=False).returncode
+        name
+        for name in names or benches
+        if subprocess.run([sys.executable, str(benches[name])], check=False).returncode
     ]
     if failed:
         print(f"benches that did not finish: {', '.join(failed)}", file=sys.stderr)

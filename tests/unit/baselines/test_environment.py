@@ -51,9 +51,7 @@ def test_made_once_from_the_lock_with_its_hashes(tmp_path: Path, uv) -> None:
 
 def test_a_failed_install_leaves_no_environment_and_the_next_one_can(tmp_path: Path, uv) -> None:
     uv('echo "error: dns error: no such host" >&2; exit 2')
-    with pytest.raises(
-        BaselineEnvironmentError, match=r"dns error.*is the package index reachable\? .*sartor baseline setup"
-    ):
+    with pytest.raises(BaselineEnvironmentError, match=r"dns error.*package index.*sartor baseline setup"):
         ensure_environment(tmp_path / "cache", print)
     assert existing_environment(tmp_path / "cache") is None
     uv()
@@ -96,7 +94,7 @@ def test_a_damaged_environment_is_named(tmp_path: Path) -> None:
     place = environment.folder(tmp_path)
     (place / "bin").mkdir(parents=True)
     (place / "bin" / "python").touch()
-    with pytest.raises(BaselineEnvironmentError, match="is damaged .* remove the folder"):
+    with pytest.raises(BaselineEnvironmentError, match=r"is damaged .* remove the folder"):
         existing_environment(tmp_path)
 
 

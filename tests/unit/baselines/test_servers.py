@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from sartor_agents.baselines import TransformersEngine, VllmEngine
 from sartor_agents.baselines.environment import existing_environment
 from sartor_agents.baselines.grid import grid
-from sartor_agents.checkpoints import ChainFacts, cache_folder
+from sartor_agents.checkpoints import ChainFacts, cache_folder, make
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 
 
@@ -105,15 +105,15 @@ def test_a_server_that_does_not_start_shows_its_last_words(tmp_path: Path) -> No
 
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["plain", "n-gram"])
-def test_real_vllm_writes_the_chain_and_leaves_nothing(chain_model: Path, tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize(("architecture", "point"), [("llama", "plain"), ("qwen3", "n-gram")])
+def test_real_vllm_writes_the_chain_and_leaves_nothing(tmp_path: Path, architecture: str, point: str) -> None:
     environment = existing_environment(cache_folder())
     if environment is None:
         pytest.skip("vLLM's environment was not made (sartor baseline setup)")
     plain, *_, drafted = grid("code-edit", "documentedGrid", arguments=("--enforce-eager",), cores=1, native_bf16=True)
-    home = cache_folder() / "vllm-home"
-    engine = VllmEngine(environment, chain_model, "m", 512, [plain, drafted], home)
-    facts, tokenizer = ChainFacts.load(chain_model), Tokenizer.from_file(str(chain_model / "tokenizer.json"))
+    model = make("chain", architecture, "tiny", 0, tmp_path / "model").path
+    engine = VllmEngine(environment, model, "m", 512, [plain, drafted], cache_folder() / "vllm-home")
+    facts, tokenizer = ChainFacts.load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
     walk = facts.walk(facts.first_word, 60)
     body = {"model": "m", "prompt": [*walk, facts.first_word], "max_tokens": 60, "temperature": 0, "ignore_eos": True}
     with RunningServer(engine.server(plain if point == "plain" else drafted, free_port()), tmp_path / "log") as server:

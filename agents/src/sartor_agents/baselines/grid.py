@@ -3,7 +3,8 @@
 Dimensions, and why they are in it (vLLM 0.32 on a CPU):
 
 - *threads*: by default one OpenMP thread and a core kept for the API server; `VLLM_CPU_OMP_THREADS_BIND=0-N` uses all cores.
-- *dtype*: on a CPU without native bf16 arithmetic vLLM is up to 4 times faster in float32 with the same weights.
+- *dtype*: on a CPU without native bf16 arithmetic float32 (same weights) prefills 4 times as fast and serves 16 requests at
+  2 to 3 times the rate; at one request bfloat16 decodes 15 % faster, since it reads half the bytes. Either may win.
 - *n-gram speculation* (`code-edit`): the engine's own answer to predicted outputs; width and lookup range.
 
 `quick` keeps the points that won most often; `none` is the owner's arguments alone.
@@ -29,7 +30,7 @@ def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int,
     if tuning == "none":
         return [Setting("as given", tuple(arguments))]
     if tuning == "quick":
-        settings = [_setting(arguments, dtype, cores, None) for dtype in dtypes]
+        settings = [_setting(arguments, dtypes[0], cores, None)]
         if scenario == "code-edit":
             settings.append(_setting(arguments, dtypes[0], cores, (16, 4, 2)))
         return settings

@@ -22,7 +22,8 @@ from .base import Envelope, Metric, Oracle, ScenarioError, Stage
 from .edits import edit
 from .text import TextSource
 
-INSTRUCTION = "Apply the edit; return the whole file."
+NAME_TOKENS = 12
+INSTRUCTION = "\nApply the edit; return the whole file."
 RESULT = "\n\nResult:"
 WARMUP_TOKENS = 64
 NO_PREDICTION = "none"
@@ -62,7 +63,7 @@ class CodeEdit:
             for c in parameters.concurrencies
         )
         self.count_tolerance = 0.0 if text.canonical else 0.25
-        fixed = len(text.ids_of(INSTRUCTION + RESULT)) + 2
+        fixed = len(text.ids_of(INSTRUCTION + RESULT)) + NAME_TOKENS + 2
         self.envelope = Envelope(
             # Inserted lines make the file longer than the answer.
             input_tokens=fixed + 2 * self._file_tokens,
@@ -95,7 +96,16 @@ class CodeEdit:
             ids = edit(plan[0], answer, plan[1], rng, text)
             file = ids if len(answer) >= self._file_tokens else ids + file[len(answer) :]
             prediction = text.decode(ids)
-        prompt = INSTRUCTION + text.decode(file) + RESULT + (text.decode(start) if answer is not None else "\n")
+        # Files that match well begin like the answer, and answers that begin alike come up again: a name of its own for
+        # each file keeps prefixes apart.
+        name_of_file = text.decode(text.passage(rng, NAME_TOKENS))
+        prompt = (
+            name_of_file
+            + INSTRUCTION
+            + text.decode(file)
+            + RESULT
+            + (text.decode(start) if answer is not None else "\n")
+        )
         body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         if prediction is not None:
             body["prediction"] = {"type": "content", "content": prediction}
