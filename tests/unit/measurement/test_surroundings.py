@@ -10,7 +10,7 @@ from sartor_agents.measurement import contention, environment
 from sartor_agents.measurement.ceiling import measure
 from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.contention import Contention, CpuTimes
-from sartor_agents.measurement.estimate import paired_seconds, single_seconds, window_seconds
+from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
 from sartor_agents.measurement.handover import HandoverWatch, finished_requests
 from sartor_agents.measurement.messages import Endpoint, MeasurementPolicy, Reason
 from sartor_agents.measurement.pairs import judge_pair
@@ -103,6 +103,9 @@ def test_an_estimate_grows_with_what_is_measured(chain_model: Path) -> None:
     assert paired_seconds(scenario, quick, 1) == quick.wall_clock
     assert paired_seconds(scenario, quick, 1000, looks="last") > paired_seconds(scenario, quick, 1000)
     assert single_seconds(scenario, thorough, 100) > single_seconds(scenario, quick, 100)
+    judged = judge_seconds(scenario, 12, 100, parameters=52e6)
+    assert judged < judge_seconds(scenario, 12, 100, parameters=5e8)
+    assert judge_seconds(scenario, 1, 100, parameters=52e6) < judged < judge_seconds(scenario, 12, 10, parameters=52e6)
     # Five requests of 400 tokens at 100 tokens/s cannot take less than 20 s a window.
     assert window_seconds(scenario, quick, 100) > 20
 

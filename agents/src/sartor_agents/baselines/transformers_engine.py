@@ -1,6 +1,7 @@
 """The fall-back baseline: `transformers` behind the same HTTP contract. Used only with its reason in the record."""
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,6 +45,6 @@ class TransformersEngine:
             command=command,
             cwd=self.model_dir,
             port=port,
-            environment=scrubbed_environment(self.model_dir.parent, {"HF_HUB_OFFLINE": "1"}),
+            environment=scrubbed_environment(Path(tempfile.gettempdir()), {"HF_HUB_OFFLINE": "1"}),
             ready_seconds=300.0,
         )

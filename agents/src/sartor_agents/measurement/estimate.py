@@ -11,6 +11,10 @@ from .messages import MeasurementPolicy
 _PREFILL_FACTOR = 8.0  # prompt tokens are read about so many times as fast as answers are written
 _SETTLING = 1.3  # repeated warm-ups, disturbed pairs, switching
 _FIXED = 3.0  # start of the process, tokenizer, first requests
+_REFERENCE_START = 12.0  # importing torch and transformers, hashing and loading the weights
+_REFERENCE_FLOPS = 4e10  # float32 on one core, with room to spare
+_RELATION_TOKENS = 20 * 64.0  # requests of the metamorphic relations
+_BATTERY = 8.0  # bad input, idle connections, slow reader
 _SCALING = 0.5  # throughput grows with concurrency to about this power
 
 
@@ -31,6 +35,14 @@ def paired_seconds(
     pairs = policy.replicates_min if looks == "first" else policy.replicates_max
     pair = window_seconds(scenario, policy, rate) + window_seconds(scenario, policy, rate * speedup)
     return min(policy.wall_clock, _FIXED + _SETTLING * pairs * pair)
+
+
+def judge_seconds(scenario: Scenario, samples: int, rate: float, *, parameters: float) -> float:
+    """Expected seconds of the judge over a candidate that writes `rate` tokens/s, for a model of so many `parameters`."""
+    tokens = scenario.envelope.input_tokens + scenario.envelope.output_tokens
+    reference = 2 * parameters * tokens / _REFERENCE_FLOPS
+    answers = samples * (scenario.envelope.output_tokens / rate + reference)
+    return _FIXED + _REFERENCE_START + answers + _RELATION_TOKENS / rate + _BATTERY
 
 
 def _stage_seconds(stage: Stage, scenario: Scenario, policy: MeasurementPolicy, rate: float) -> float:
