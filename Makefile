@@ -21,7 +21,7 @@ setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) a
 	@command -v $(UV) >/dev/null || { echo "setup: uv is missing; installing it into .uv/"; python3 -m venv .uv && .uv/bin/pip install --quiet uv; }
 	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11' .venv
 	@echo "setup: installing the locked packages into .venv (about 4 GB with PyTorch, a minute or two the first time)"
-	$(UV) pip sync --quiet --python $(PY) --require-hashes requirements/dev.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements/dev.txt
 	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e crds -e skills -e agents
 	@touch $@
 

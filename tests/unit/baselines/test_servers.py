@@ -38,8 +38,9 @@ def events(stream: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def fallback(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    engine = TransformersEngine(chain_model, "m", "float32", None)
-    log = tmp_path_factory.mktemp("logs") / "server.log"
+    home = tmp_path_factory.mktemp("fallback")
+    engine = TransformersEngine(chain_model, "m", "float32", home)
+    log = home / "server.log"
     with RunningServer(engine.server(engine.settings()[0], free_port()), log) as server:
         yield server
 
@@ -90,14 +91,14 @@ def test_the_fall_back_refuses_with_a_sentence(
 
 
 def test_a_port_in_use_is_said(fallback: RunningServer, chain_model: Path, tmp_path: Path) -> None:
-    engine = TransformersEngine(chain_model, "m", "float32", None)
+    engine = TransformersEngine(chain_model, "m", "float32", tmp_path / "home")
     with pytest.raises(ServerError, match="is in use") as caught:
         RunningServer(engine.server(engine.settings()[0], fallback.spec.port), tmp_path / "log")
     assert caught.value.reason == "PortInUse"
 
 
 def test_a_server_that_does_not_start_shows_its_last_words(tmp_path: Path) -> None:
-    engine = TransformersEngine(tmp_path, "m", "float32", None)
+    engine = TransformersEngine(tmp_path, "m", "float32", tmp_path / "home")
     with pytest.raises(ServerError, match=r"ended before it was ready[\s\S]*config\.json") as caught:
         RunningServer(engine.server(engine.settings()[0], free_port()), tmp_path / "log")
     assert caught.value.reason == "Died"
@@ -112,7 +113,7 @@ def test_real_vllm_writes_the_chain_and_leaves_nothing(tmp_path: Path, architect
         pytest.skip("vLLM's environment was not made (sartor baseline setup)")
     plain, *_, drafted = grid("code-edit", "documentedGrid", arguments=("--enforce-eager",), cores=1, native_bf16=True)
     model = make("chain", architecture, "tiny", 0, tmp_path / "model").path
-    engine = VllmEngine(environment, model, "m", 512, [plain, drafted], cache_folder() / "vllm-home")
+    engine = VllmEngine(environment, model, "m", 512, [plain, drafted], tmp_path / "home")
     facts, tokenizer = ChainFacts.load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
     walk = facts.walk(facts.first_word, 60)
     body = {"model": "m", "prompt": [*walk, facts.first_word], "max_tokens": 60, "temperature": 0, "ignore_eos": True}

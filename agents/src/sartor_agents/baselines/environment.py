@@ -82,7 +82,7 @@ def _ensure(cache: Path, place: Path, say: Callable[[str], None]) -> VllmEnviron
         scratch = cache / f"{place.name}.partial"
         shutil.rmtree(scratch, ignore_errors=True)
         _uv("venv", "--quiet", "--relocatable", "--python", sys.executable, str(scratch))
-        _uv("pip", "install", "--quiet", "--no-deps", "--require-hashes",
+        _uv("pip", "install", "--quiet", "--no-deps", "--require-hashes", "--compile-bytecode",
             "--python", str(scratch / "bin" / "python"), "-r", str(lock_file()))  # fmt: skip
         scratch.rename(place)
         return _read(place)

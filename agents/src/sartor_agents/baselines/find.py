@@ -17,16 +17,17 @@ def find_engine(spec: RunSpec, model_dir: Path) -> Engine:
     """vLLM when its environment is there and the run asks for it, else `transformers` with the reason in the record."""
     served_name = str(spec.model.get("name", model_dir.name))
     hardware = local_hardware()
+    home = cache_folder() / "baseline-home"
     wanted = str(spec.baseline.get("engine", "vllm"))
     if wanted == "transformers":
-        return TransformersEngine(model_dir, served_name, spec.dtype, None)
+        return TransformersEngine(model_dir, served_name, spec.dtype, home)
     try:
         environment = existing_environment(cache_folder())
         reason = "vLLM's environment was not made (sartor baseline setup)"
     except BaselineEnvironmentError as error:
         environment, reason = None, str(error)
     if environment is None:
-        return TransformersEngine(model_dir, served_name, spec.dtype, reason)
+        return TransformersEngine(model_dir, served_name, spec.dtype, home, reason)
     arguments = spec.baseline.get("arguments", ())
     settings = grids.grid(
         spec.scenario,
@@ -41,5 +42,5 @@ def find_engine(spec: RunSpec, model_dir: Path) -> Engine:
         served_name=served_name,
         max_model_len=spec.envelope.max_model_len,
         grid=settings,
-        home=cache_folder() / "vllm-home",
+        home=home,
     )

@@ -1,7 +1,6 @@
 """The fall-back baseline: `transformers` behind the same HTTP contract. Used only with its reason in the record."""
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +16,8 @@ class TransformersEngine:
     model_dir: Path
     served_name: str
     dtype: str
-    fallback_reason: str | None
+    home: Path
+    fallback_reason: str | None = None
 
     @property
     def name(self) -> str:
@@ -35,6 +35,7 @@ class TransformersEngine:
         return [Setting(f"eager, {self.dtype}", ("--dtype", self.dtype))]
 
     def server(self, setting: Setting, port: int) -> ServerSpec:
+        self.home.mkdir(parents=True, exist_ok=True)
         command = (
             sys.executable, "-m", "sartor_agents.baselines.transformers_server",
             "--model", str(self.model_dir), "--name", self.served_name,
@@ -45,6 +46,6 @@ class TransformersEngine:
             command=command,
             cwd=self.model_dir,
             port=port,
-            environment=scrubbed_environment(Path(tempfile.gettempdir()), {"HF_HUB_OFFLINE": "1"}),
+            environment=scrubbed_environment(self.home, {"HF_HUB_OFFLINE": "1"}),
             ready_seconds=300.0,
         )

@@ -25,7 +25,7 @@ from .words import make_words
 
 E = TypeVar("E", bound=StrEnum)
 
-MAKER_VERSION = 1
+MAKER_VERSION = 2
 """Part of the key of cached checkpoints: raise it whenever the same request gives other bytes."""
 RECORD_NAME = "checkpoint.json"
 

@@ -37,7 +37,7 @@ def scrubbed_environment(home: Path, extra: Mapping[str, str] | None = None) -> 
         **inherited,
         "HOME": str(home),
         "TMPDIR": str(home),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # what a role or a build leaves in its folder is recorded whole
         "PYTHONUNBUFFERED": "1",
         **(extra or {}),
     }
