@@ -49,9 +49,11 @@ lint: setup  ## ruff, pyright, import contracts, generated files
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 	$(PY) -m sartor_api.generate --check
+	$(PY) -m benchmarks.support.render --check
 
-generate: setup  ## CRDs and reference pages from the models
+generate: setup  ## CRDs and reference pages from the models, the page of figures from benchmarks/results
 	$(PY) -m sartor_api.generate
+	$(PY) -m benchmarks.support.render
 
 lock:  ## renew the locks (hashes, no hosts)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade --group dev \

@@ -8,7 +8,7 @@ HERE = Path(__file__).parent
 
 
 def main(names: list[str]) -> int:
-    benches = {path.stem: path for path in sorted(HERE.glob("*.py")) if not path.stem.startswith("__")}
+    benches = [path.stem for path in sorted(HERE.glob("*.py")) if not path.stem.startswith("__")]
     unknown = [name for name in names if name not in benches]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are: {', '.join(benches)}", file=sys.stderr)
@@ -16,7 +16,7 @@ def main(names: list[str]) -> int:
     failed = [
         name
         for name in names or benches
-        if subprocess.run([sys.executable, str(benches[name])], check=False).returncode
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode
     ]
     if failed:
         print(f"benches that did not finish: {', '.join(failed)}", file=sys.stderr)

@@ -6,26 +6,19 @@ are noisy and change their mind within seconds: bound and step are measured in t
 few passes on both sides), and the figure is the median of the rounds with a bootstrap interval. One thread is timed by its
 own CPU time, which waiting for memory counts towards and a neighbour on the core does not; two threads by the clock.
 
-    python benchmarks/decode_step.py --model chain-llama-52m-seed0 --model chain-qwen3-500m-seed0
+    python -m benchmarks.decode_step --model 52m --model 500m
 
-A model is a folder, or the name of one under the checkpoint cache (`$SARTOR_CACHE`, else `~/.cache/sartor/checkpoints`).
-Writes `benchmarks/results/decode_step.json`.
+A model is a folder, or the size of a chain checkpoint. Writes `benchmarks/results/decode_step_SIZE.json`.
 """
 
 import argparse
 import ctypes
-import json
-import os
-import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,36 +28,15 @@ from sartor_skills.blocks.native_build import BuildError, build
 from sartor_skills.blocks.native_decoder import NativeDecoder
 from sartor_skills.blocks.weights import expected_shapes
 
+from benchmarks.support.arms import MODELS
+from benchmarks.support.record import Bench, Row, median_row
+from sartor_agents.checkpoints import CheckpointError, SyntheticSource, cache_folder, resolve
 from sartor_skills.blocks import spec
 
 HERE = Path(__file__).parent
 CONTEXT = 64  # tokens before the measured step
 WITHIN = 1.10  # of the bound, one row and one thread
 PASSES = 12  # of a step of one row and of reading as many bytes, a round
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure as `measurement.md` lays it out; `low` and `high` bound the median with 95 % confidence."""
-
-    bar: str
-    unit: str
-    better: str
-    target: float | None
-    value: float
-    low: float
-    high: float
-    n: int
-    met: bool | None
-    note: str
-
-
-def row(bar: str, unit: str, better: str, values: Sequence[float], target: float | None, note: str) -> Row:
-    data = np.asarray(values)
-    draws = np.random.default_rng(0).choice(data, (2000, len(data)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    met = None if target is None else bool(high <= target if better == "lower" else low >= target)
-    return Row(bar, unit, better, target, float(np.median(data)), float(low), float(high), len(data), met, note)
 
 
 class Bandwidth:
@@ -115,8 +87,11 @@ def best(action: Callable[[], object], passes: int, threads: int) -> float:
 
 
 def locate(name: str) -> Path:
-    cache = Path(os.environ.get("SARTOR_CACHE", Path.home() / ".cache" / "sartor" / "checkpoints"))
-    return next((path for path in (Path(name), cache / name) if (path / "config.json").is_file()), Path(name))
+    """The folder of a checkpoint, or the chain checkpoint of one of the sizes of `MODELS`, made if need be."""
+    if name not in MODELS:
+        return Path(name)
+    architecture, size = MODELS[name]
+    return resolve(SyntheticSource("chain", architecture, size, 0, "bfloat16"), cache=cache_folder())
 
 
 def specialise(model_dir: Path) -> None:
@@ -193,52 +168,30 @@ def measure_decoder(
     ratios = [step / bound for step, bound in zip(times["1-rows"], bounds, strict=True)]
     note = f"{weight_bytes} bytes of weights; least time to read them {min(bounds) * 1e3:.2f} ms"
     return [
-        row(f"{prefix}/vs-bandwidth", "ratio", "lower", ratios, WITHIN if threads == 1 else None, note),
-        row(f"{prefix}/prompt-vs-torch-fp32", "ratio", "higher", rates, None, "products of the layers only"),
+        median_row(f"{prefix}/vs-bandwidth", "ratio", "lower", ratios, WITHIN if threads == 1 else None, note),
+        median_row(f"{prefix}/prompt-vs-torch-fp32", "ratio", "higher", rates, None, "products of the layers only"),
         *(
-            row(f"{prefix}/{step}", "ms", "lower", [t * 1e3 for t in values], None, f"least {min(values) * 1e3:.2f} ms")
+            median_row(
+                f"{prefix}/{step}", "ms", "lower", [t * 1e3 for t in values], None, f"least {min(values) * 1e3:.2f} ms"
+            )
             for step, values in times.items()
         ),
     ]
 
 
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": model or platform.processor(), "cores": os.cpu_count(), "system": platform.system()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="A decode step against what bounds it.")
-    parser.add_argument("--model", action="append", help="checkpoint folder or cached name; repeatable")
+    parser.add_argument("--model", action="append", help="checkpoint folder, 52m or 500m; repeatable")
     parser.add_argument("--threads", action="append", type=int, help="number of threads; repeatable; default 1 and 2")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "decode_step.json")
     arguments = parser.parse_args()
-    models = arguments.model or ["chain-llama-52m-seed0", "chain-qwen3-500m-seed0"]
-    begin = time.monotonic()
-    rows: list[Row] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for name in models:
-                rows += measure(locate(name), arguments.threads or (1, 2), arguments.rounds, Path(folder))
-    except (ModelError, BuildError) as error:
+            for name in arguments.model or list(MODELS):
+                record = Bench("decode_step", name if name in MODELS else "other")
+                record.add(*measure(locate(name), arguments.threads or (1, 2), arguments.rounds, Path(folder)))
+    except (ModelError, BuildError, CheckpointError) as error:
         raise SystemExit(str(error)) from error
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    result = {
-        "bench": "decode_step",
-        "commit": commit.stdout.strip(),
-        "machine": machine(),
-        "command": " ".join(["python", "benchmarks/decode_step.py", *sys.argv[1:]]),
-        "seconds": round(time.monotonic() - begin, 1),
-        "rows": [asdict(entry) for entry in rows],
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for entry in rows:
-        target = "" if entry.target is None else f"  target {entry.target}: {'met' if entry.met else 'NOT met'}"
-        print(f"{entry.bar:70} {entry.value:9.3f} [{entry.low:.3f}, {entry.high:.3f}] {entry.unit}{target}")
 
 
 if __name__ == "__main__":

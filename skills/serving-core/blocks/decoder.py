@@ -31,6 +31,11 @@ class Segment(NamedTuple):
 class Decoder(Protocol):
     """Runs the model over at most `spec.STEP_TOKENS` rows a call; called from one thread at a time."""
 
+    @property
+    def arithmetic(self) -> str:
+        """Number formats and what computes them, for the log at start."""
+        ...
+
     def forward(self, segments: Sequence[Segment]) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
         """Write K and V of every row, and return `(argmax, logits)`.
 

@@ -82,10 +82,10 @@ def _serve(options: argparse.Namespace) -> None:
         _build()
         decoder = _decoder(options.model)
         log.info(
-            "%s (%s, %s) loaded in %.1f s; %d pages of %d tokens, up to %d sequences, speculation: %s",
+            "%s (%s; %s) loaded in %.1f s; %d pages of %d tokens, up to %d sequences, speculation: %s",
             spec.SERVED_MODEL_NAME,
             spec.ARCHITECTURE,
-            spec.DTYPE,
+            decoder.arithmetic,
             time.perf_counter() - started,
             spec.KV_PAGES,
             spec.PAGE_TOKENS,

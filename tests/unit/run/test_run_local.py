@@ -159,7 +159,8 @@ def test_a_baseline_that_dies_in_a_window_is_a_measurement_failure_and_started_a
 
 
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit it ignored
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from run_fakes import LocalRun, run_spec
@@ -172,12 +173,15 @@ def test_nothing_outlives_a_driver_that_is_killed_and_the_run_goes_on(tmp_path: 
     program = DRIVER.format(tests=str(Path(__file__).parent), root=str(tmp_path))
     before = set(sleepers())
     driver = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not set(sleepers()) - before:  # the judge hangs, with a child in a session of its own
-        assert time.monotonic() < deadline and driver.poll() is None
-        time.sleep(0.05)
-    driver.send_signal(how)
-    driver.wait(20)
+    try:
+        deadline = time.monotonic() + 30
+        while not set(sleepers()) - before:  # the judge hangs, with a child in a session of its own
+            assert time.monotonic() < deadline and driver.poll() is None
+            time.sleep(0.05)
+        driver.send_signal(how)
+        driver.wait(20)
+    finally:
+        driver.kill()
     assert gone(tmp_path) and set(sleepers()) <= before
     run = LocalRun(tmp_path, spec=run_spec(rounds=1))
     assert len(records(run)) == 3

@@ -1,0 +1,1 @@
+"""What the benches share: rows and files, and the servers that are compared."""

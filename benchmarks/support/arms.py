@@ -1,0 +1,192 @@
+"""The servers that the benches compare: tuned vLLM, and stacks composed by the playbook. One evaluator measures both."""
+
+import secrets
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.support.record import Row, machine
+from sartor_agents.backends.playbook import facts
+from sartor_agents.backends.playbook.compose import Selection, Target, compose
+from sartor_agents.baselines import VllmEngine
+from sartor_agents.baselines.environment import existing_environment
+from sartor_agents.baselines.grid import grid
+from sartor_agents.checkpoints import SyntheticSource, cache_folder, resolve
+from sartor_agents.judge.verify import verifier
+from sartor_agents.measurement.evaluation import evaluate
+from sartor_agents.measurement.messages import (
+    Endpoint,
+    EvaluateRequest,
+    EvaluateResponse,
+    MeasurementPolicy,
+    ScenarioSpec,
+)
+from sartor_agents.roles.judge import open_reference
+from sartor_agents.run.candidates import build, server_spec
+from sartor_agents.run.engines import Setting
+from sartor_agents.run.servers import RunningServer, ServerError, free_port
+from sartor_api.search.records import Speedup
+from sartor_skills.catalog import Scalar, load_catalog
+
+MODELS = {"52m": ("llama", "52m"), "500m": ("qwen3", "500m")}
+"""Architecture and size of the chain checkpoints that the bars are stated for."""
+
+
+@dataclass(frozen=True)
+class Envelope:
+    input_tokens: int = 1536
+    output_tokens: int = 1024
+    model_len: int = 2048
+    concurrency: int = 16
+
+    def as_spec(self) -> dict[str, int]:
+        return {
+            "MAX_MODEL_LEN": self.model_len,
+            "MAX_INPUT_TOKENS": self.input_tokens,
+            "MAX_OUTPUT_TOKENS": self.output_tokens,
+        }
+
+
+@dataclass
+class Workbench:
+    """A folder for logs, stacks and samples, and one model."""
+
+    folder: Path
+    size: str
+    envelope: Envelope = field(default_factory=Envelope)
+
+    def __post_init__(self) -> None:
+        architecture, size = MODELS[self.size]
+        self.model_dir = resolve(SyntheticSource("chain", architecture, size, 0, "bfloat16"), cache=cache_folder())
+        environment = existing_environment(cache_folder())
+        if environment is None:
+            raise SystemExit("vLLM's environment was not made; run: sartor baseline setup")
+        self._environment = environment
+
+    # --- servers ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def vllm(self, setting: Setting, *, kv_gib: int | None = None) -> Generator[RunningServer]:
+        engine = VllmEngine(
+            self._environment, self.model_dir, "bench", self.envelope.model_len, [], cache_folder() / "baseline-home"
+        )
+        server = engine.server(setting, free_port())
+        if kv_gib is not None:
+            server = replace(server, environment={**server.environment, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
+        with RunningServer(server, self.folder / f"vllm-{secrets.token_hex(3)}.log") as running:
+            yield running
+
+    @contextmanager
+    def stack(self, scenario: str, recipes: Mapping[str, Mapping[str, Scalar]]) -> Generator[RunningServer]:
+        folder = self.compose(scenario, recipes)
+        spec = server_spec(folder, self.model_dir, free_port(), baseline_url=None, memory_bytes=None)
+        with RunningServer(spec, folder / "serve.log") as running:
+            yield running
+
+    def compose(self, scenario: str, recipes: Mapping[str, Mapping[str, Scalar]]) -> Path:
+        """Composed and built once per selection; the folder that holds `stack/`."""
+        model = facts.model_spec(self.model_dir)
+        known = load_catalog().recipes(architecture=model["ARCHITECTURE"], platform="cpu", scenario=scenario)
+        selection = Selection({name: {**known[name].defaults(), **values} for name, values in recipes.items()})
+        name = "+".join("-".join([n, *(f"{v}" for v in values.values())]) for n, values in sorted(recipes.items()))
+        folder = self.folder / self.size / scenario / name
+        if not (folder / ".built").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            target = Target(
+                "bench",
+                model,
+                scenario,
+                "cpu",
+                self.envelope.as_spec(),
+                self.envelope.concurrency,
+                {"made by": "bench"},
+            )
+            compose(selection, target, known, folder / "stack")
+            build(folder, folder / "build.log", timeout=600, memory_bytes=None)
+        return folder
+
+    # --- measuring --------------------------------------------------------------------------------------------------
+
+    def alone(self, server: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy) -> EvaluateResponse:
+        response = self._evaluate(
+            EvaluateRequest(
+                mode="single", candidate=_endpoint(server), model_dir=self.model_dir, scenario=scenario,
+                policy=policy, seed=secrets.token_hex(32), output_dir=self._samples(),
+            )
+        )  # fmt: skip
+        if response.objective is None:
+            raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
+        return response
+
+    def paired(
+        self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy
+    ) -> EvaluateResponse:
+        """Interleaved windows of both; answers of the windows are checked against the reference."""
+        response = self._evaluate(
+            EvaluateRequest(
+                mode="paired", candidate=_endpoint(candidate), baseline=_endpoint(baseline),
+                model_dir=self.model_dir, scenario=scenario, policy=policy, seed=secrets.token_hex(32),
+                output_dir=self._samples(),
+            )
+        )  # fmt: skip
+        if response.measurement is None:
+            raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
+        return response
+
+    def _evaluate(self, request: EvaluateRequest) -> EvaluateResponse:
+        return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=_say))
+
+    def _samples(self) -> Path:
+        folder = self.folder / "samples" / secrets.token_hex(4)
+        folder.mkdir(parents=True)
+        return folder
+
+    def tune(
+        self,
+        settings: Sequence[Setting],
+        scenario: ScenarioSpec,
+        policy: MeasurementPolicy,
+        key: Callable[[EvaluateResponse], float],
+    ) -> tuple[Setting, str]:
+        """vLLM's best of these settings by `key`, each measured alone, and a line with all of them."""
+        found: list[tuple[float, Setting]] = []
+        for point in settings:
+            try:
+                with self.vllm(point) as server:
+                    value = key(self.alone(server, scenario, policy))
+            except ServerError as error:
+                print(f"  vLLM, {point.name}: {error.reason}", flush=True)
+                continue
+            print(f"  vLLM, {point.name}: {value:.1f} tok/s", flush=True)
+            found.append((value, point))
+        if not found:
+            raise SystemExit("vLLM could be measured with no setting")
+        listed = "; ".join(f"{point.name}: {value:.0f}" for value, point in found)
+        return max(found, key=lambda one: one[0])[1], listed
+
+
+def vllm_settings(scenario: str) -> tuple[list[Setting], list[Setting]]:
+    """The documented grid for this machine: (plain, with n-gram speculation)."""
+    here = machine()
+    settings = grid(
+        scenario, "documentedGrid", arguments=(), cores=int(here["cores"]), native_bf16=bool(here["native_bf16"])
+    )
+    drafted = [setting for setting in settings if "--speculative-config" in setting.arguments]
+    return [setting for setting in settings if setting not in drafted], drafted
+
+
+def ratio_row(bar: str, ratio: Speedup, target: float | None, note: str) -> Row:
+    return Row(bar, "ratio", "higher", target, ratio.value, ratio.low, ratio.high, ratio.n, note)
+
+
+def _endpoint(server: RunningServer) -> Endpoint:
+    return Endpoint(url=server.url, pid=server.process.pid, accepts_prediction="vllm" not in server.spec.name.lower())
+
+
+def _say(event: str, **fields: Any) -> None:
+    print(f"  {event}: {fields.get('message', '')}", flush=True)
