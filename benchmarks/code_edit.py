@@ -1,10 +1,11 @@
 """`code-edit` at concurrency 1: one stack against plain vLLM and against vLLM's best n-gram speculation.
 
-Both engines are tuned first by the same measure: vLLM over the documented grid, the stack over its number of threads. Then
-the three servers stay up and windows are interleaved pair by pair. Every match rate, kind of edit and the request without a
-prediction is served by one and the same stack; its own plain decoding is the same stack composed without speculation.
+Both engines are tuned first: vLLM over the documented grid (threads and dtype without speculation, then width and lookup
+range of its n-gram speculation), the stack over its number of threads. Then windows are interleaved pair by pair. Every
+match rate, kind of edit and the request without a prediction is served by one and the same stack; its own plain decoding is the
+same stack composed without speculation.
 
-    python -m benchmarks.code_edit [--size 52m] [--file-tokens 256] [--pairs 6]
+    python -m benchmarks.code_edit [--size 52m] [--file-tokens 192] [--pairs 5]
 """
 
 import argparse
@@ -49,13 +50,19 @@ def objective(response: EvaluateResponse) -> float:
     return response.objective
 
 
+def at_95(response: EvaluateResponse) -> float:
+    return response.arms["match95"].metric
+
+
 def bench(record: Bench, folder: Path, size: str, file_tokens: int, pairs: int) -> None:
     work = Workbench(folder, size)
     prefix, targets = f"run/code-edit/{size}/c1", TARGETS[size]
     plain_settings, drafted_settings = vllm_settings("code-edit")
     once = MeasurementPolicy.quick(maximum_contention=0.9)
-    plain, plain_grid = work.tune(plain_settings, scenario(file_tokens, rates=(0,)), once, objective)
-    drafted, drafted_grid = work.tune(drafted_settings, scenario(file_tokens, rates=(95,)), once, objective)
+    plain, plain_grid = work.tune(plain_settings, scenario(64, rates=(0,)), once, objective)
+    # One dimension after the other: threads as plain decoding wants them, then width and lookup range.
+    drafted_settings = [setting for setting in drafted_settings if setting.environment == plain.environment]
+    drafted, drafted_grid = work.tune(drafted_settings, scenario(file_tokens, rates=(95,)), once, at_95)
 
     speeds: dict[int, float] = {}
     for threads in (1, 2):
@@ -75,7 +82,7 @@ def bench(record: Bench, folder: Path, size: str, file_tokens: int, pairs: int) 
                 target = targets["ngram"] if name == "match95" else None
                 record.add(ratio_row(f"{prefix}/{name}/vs-vllm-ngram", ratio, target, f"{note}; {rates}"))
         with work.stack("code-edit", {**BASE, "native-decoder": {"THREADS": threads}}) as own:
-            response = work.paired(stack, own, scenario(file_tokens, rates=(0,)), policy(2 * pairs))
+            response = work.paired(stack, own, scenario(file_tokens, rates=(0,)), policy(3 * pairs))
             for name, ratio, rates in conditions(response):
                 bar = f"{prefix}/{name}/vs-own-plain-decoding"
                 record.add(ratio_row(bar, ratio, PLAIN_SHARE, f"same stack without speculation; {rates}"))
@@ -110,12 +117,12 @@ def conditions(response: EvaluateResponse) -> Iterator[tuple[str, Speedup, str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=sorted(TARGETS), help="repeatable; default: all")
-    parser.add_argument("--file-tokens", type=int, help="default: 256 at 52m, 96 at 500m")
-    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--file-tokens", type=int, help="default: 192 at 52m, 64 at 500m")
+    parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sartor-bench-") as folder:
         for size in options.size or sorted(TARGETS, reverse=True):
-            tokens = options.file_tokens or (256 if size == "52m" else 96)
+            tokens = options.file_tokens or (192 if size == "52m" else 64)
             bench(Bench("code_edit", size), Path(folder), size, tokens, options.pairs)
 
 

@@ -64,6 +64,7 @@ def test_it_starts_with_the_best_decoder_then_adds_what_promises_most() -> None:
         truth({"plain": 0.6, "fast": 2.0, "draft": 3.0, "lookup": 2.0, "threads2": 1.5, "width32": 1.1})
     )
     assert [sorted(t.selection.recipes) for t in trials[:2]] == [["core", "fast"], ["core", "draft", "fast"]]
+    assert trials[0].selection.recipes["fast"] == {"THREADS": 2}, "the first stack has all cores, as the baseline has"
     assert best is not None
     assert best.selection.recipes["fast"] == {"THREADS": 2}
     assert best.selection.recipes["draft"] == {"WIDTH": 32}

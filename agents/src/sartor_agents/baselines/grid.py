@@ -3,11 +3,13 @@
 Dimensions, and why they are in it (vLLM 0.32 on a CPU):
 
 - *threads*: by default one OpenMP thread and a core kept for the API server; `VLLM_CPU_OMP_THREADS_BIND=0-N` uses all cores.
-- *dtype*: on a CPU without native bf16 arithmetic float32 (same weights) prefills 4 times as fast and serves 16 requests at
-  2 to 3 times the rate; at one request bfloat16 decodes 15 % faster, since it reads half the bytes. Either may win.
+- *dtype*: on a CPU without native bf16 arithmetic one request at a time decodes faster in bfloat16, which reads half the
+  bytes; batches, prompts and the verification of drafts are faster in float32 (same weights), whose products need no
+  conversion. Where bf16 is native it is the only point.
 - *n-gram speculation* (`code-edit`): the engine's own answer to predicted outputs; width and lookup range.
 
-`quick` keeps the points that won most often; `none` is the owner's arguments alone.
+`quick` keeps one point without speculation and one with it, both on all cores: those that were fastest where the whole grid
+was measured (`run/code-edit` in the figures). `none` is the owner's arguments alone.
 """
 
 import json
@@ -24,29 +26,20 @@ NGRAM: tuple[tuple[int, int, int], ...] = ((8, 4, 2), (16, 4, 2), (16, 8, 2))
 
 def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int, native_bf16: bool) -> list[Setting]:
     """The settings to measure, the one to fall back on first. `arguments` are in every one."""
-    dtypes = ("bfloat16",) if native_bf16 else ("float32", "bfloat16")
-    if "--dtype" in arguments:
-        dtypes = ("",)
     if tuning == "none":
         return [Setting("as given", tuple(arguments))]
+    batched, alone = ("bfloat16", "bfloat16") if native_bf16 else ("float32", "bfloat16")
+    if "--dtype" in arguments:
+        batched = alone = ""
+    first = alone if scenario == "code-edit" else batched
+    drafts = NGRAM if scenario == "code-edit" else ()
     if tuning == "quick":
-        settings = [_setting(arguments, dtypes[0], cores, None)]
-        if scenario == "code-edit":
-            settings.append(_setting(arguments, dtypes[0], cores, (16, 4, 2)))
-        return settings
-    widths: list[tuple[int, int, int] | None] = [None]
-    if scenario == "code-edit":
-        widths += NGRAM
-    plain = [
-        _setting(arguments, dtype, threads, None) for dtype in dtypes for threads in sorted({1, cores}, reverse=True)
-    ]
-    drafted = [
-        _setting(arguments, dtypes[0], threads, width)
-        for width in widths
-        if width is not None
-        for threads in sorted({1, cores}, reverse=True)
-    ]
-    return plain + drafted
+        return [_setting(arguments, first, cores, None), *(_setting(arguments, batched, cores, n) for n in drafts[1:2])]
+    threads = sorted({1, cores}, reverse=True)
+    dtypes = dict.fromkeys((first, alone, batched))
+    plain = [_setting(arguments, dtype, number, None) for dtype in dtypes for number in threads]
+    # Drafts are verified as a batch is, many rows at once.
+    return plain + [_setting(arguments, batched, number, ngram) for ngram in drafts for number in threads]
 
 
 def _setting(arguments: Sequence[str], dtype: str, threads: int, ngram: tuple[int, int, int] | None) -> Setting:

@@ -46,18 +46,24 @@ def propose(
     trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int
 ) -> Move | None:
     """The most promising untried move, or None when nothing is left that could gain."""
-    moves = _starts(recipes) if incumbent is None else _moves(incumbent.selection, trials, recipes, cores)
+    moves = _starts(recipes, cores) if incumbent is None else _moves(incumbent.selection, trials, recipes, cores)
     tried = {trial.selection.key() for trial in trials}
     fresh = [move for move in moves if move.selection.key() not in tried and (incumbent is None or move.gain > 1)]
     return max(fresh, key=lambda move: move.gain, default=None)
 
 
-def _starts(recipes: Mapping[str, Recipe]) -> Iterable[Move]:
-    """A first stack for each decoder: the base and the decoder with default parameters, nothing else."""
-    base = {name: recipe.defaults() for name, recipe in recipes.items() if recipe.slot == "base"}
+def _starts(recipes: Mapping[str, Recipe], cores: int) -> Iterable[Move]:
+    """A first stack for each decoder: the base and the decoder with its first parameters, nothing else."""
+    base = {name: _first(recipe, cores) for name, recipe in recipes.items() if recipe.slot == "base"}
     for name, recipe in recipes.items():
         if recipe.slot == "decoder":
-            yield Move("start", Selection({**base, name: recipe.defaults()}), recipe, recipe.speedup)
+            yield Move("start", Selection({**base, name: _first(recipe, cores)}), recipe, recipe.speedup)
+
+
+def _first(recipe: Recipe, cores: int) -> Mapping[str, Scalar]:
+    """The defaults, but as many threads as there are cores: the baseline's best setting uses all of them too."""
+    threads = [value for p in recipe.parameters if p.name == "THREADS" for value in p.values if int(value) <= cores]
+    return {**recipe.defaults(), **({"THREADS": max(threads, key=int)} if threads else {})}
 
 
 def _moves(current: Selection, trials: Sequence[Trial], recipes: Mapping[str, Recipe], cores: int) -> Iterable[Move]:
@@ -67,7 +73,7 @@ def _moves(current: Selection, trials: Sequence[Trial], recipes: Mapping[str, Re
             continue
         holder = by_slot.get(recipe.slot)
         gain = _effect(recipe, trials) / (_effect(recipes[holder], trials) if holder else 1.0)
-        selection = current.with_recipe(name, recipe.defaults(), without=holder)
+        selection = current.with_recipe(name, _first(recipe, cores), without=holder)
         detail = f"instead of {holder}" if holder else ""
         yield Move("swap" if holder else "add", selection, recipe, gain, detail)
     for name, parameters in current.recipes.items():
