@@ -2,8 +2,8 @@
 
 Both engines are tuned first: vLLM over the documented grid (threads and dtype without speculation, then width and lookup
 range of its n-gram speculation), the stack over its number of threads. Then windows are interleaved pair by pair. Every
-match rate, kind of edit and the request without a prediction is served by one and the same stack; its own plain decoding is the
-same stack composed without speculation.
+match rate, kind of edit and the request without a prediction is served by one and the same stack; its own plain decoding is
+the same stack composed without speculation.
 
     python -m benchmarks.code_edit [--size 52m] [--file-tokens 192] [--pairs 5]
 """
