@@ -36,7 +36,7 @@ def bench(record: Bench, folder: Path, size: str, pairs: int, window: float) -> 
         maximum_contention_difference=0.35,
     )  # fmt: skip
     settings, _ = vllm_settings("chat")
-    best = {c: work.tune(settings, scenario(c), once, rate) for c in CONCURRENCIES}
+    best = work.tune(settings, {c: scenario(c) for c in CONCURRENCIES}, once, rate)
     speeds: dict[int, float] = {}
     for threads in (1, 2):
         with work.stack("chat", {**BASE, "native-decoder": {"THREADS": threads}}) as server:

@@ -59,10 +59,11 @@ def bench(record: Bench, folder: Path, size: str, file_tokens: int, pairs: int) 
     prefix, targets = f"run/code-edit/{size}/c1", TARGETS[size]
     plain_settings, drafted_settings = vllm_settings("code-edit")
     once = MeasurementPolicy.quick(maximum_contention=0.9)
-    plain, plain_grid = work.tune(plain_settings, scenario(64, rates=(0,)), once, objective)
+    plain, plain_grid = work.tune(plain_settings, {"plain": scenario(64, rates=(0,))}, once, objective)["plain"]
     # One dimension after the other: threads as plain decoding wants them, then width and lookup range.
     drafted_settings = [setting for setting in drafted_settings if setting.environment == plain.environment]
-    drafted, drafted_grid = work.tune(drafted_settings, scenario(file_tokens, rates=(95,)), once, at_95)
+    at95 = scenario(file_tokens, rates=(95,))
+    drafted, drafted_grid = work.tune(drafted_settings, {"match95": at95}, once, at_95)["match95"]
 
     speeds: dict[int, float] = {}
     for threads in (1, 2):

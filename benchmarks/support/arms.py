@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -32,6 +32,9 @@ from sartor_agents.run.engines import Setting
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_api.search.records import Speedup
 from sartor_skills.catalog import Scalar, load_catalog
+
+Load = TypeVar("Load", str, int)
+"""What a load is called in a bench: a condition, a concurrency."""
 
 MODELS = {"52m": ("llama", "52m"), "500m": ("qwen3", "500m")}
 """Architecture and size of the chain checkpoints that the bars are stated for."""
@@ -149,25 +152,29 @@ class Workbench:
     def tune(
         self,
         settings: Sequence[Setting],
-        scenario: ScenarioSpec,
+        loads: Mapping[Load, ScenarioSpec],
         policy: MeasurementPolicy,
         key: Callable[[EvaluateResponse], float],
-    ) -> tuple[Setting, str]:
-        """vLLM's best of these settings by `key`, each measured alone, and a line with all of them."""
-        found: list[tuple[float, Setting]] = []
-        for point in settings:
+    ) -> dict[Load, tuple[Setting, str]]:
+        """For each load vLLM's best of these settings by `key`, and a line with all of them. Each is measured alone."""
+        found: dict[Load, list[tuple[float, Setting]]] = {load: [] for load in loads}
+        for setting in settings:
             try:
-                with self.vllm(point) as server:
-                    value = key(self.alone(server, scenario, policy))
+                with self.vllm(setting) as server:
+                    for load, scenario in loads.items():
+                        value = key(self.alone(server, scenario, policy))
+                        print(f"  vLLM, {setting.name}, {load}: {value:.1f} tok/s", flush=True)
+                        found[load].append((value, setting))
             except ServerError as error:
-                print(f"  vLLM, {point.name}: {error.reason}", flush=True)
-                continue
-            print(f"  vLLM, {point.name}: {value:.1f} tok/s", flush=True)
-            found.append((value, point))
-        if not found:
-            raise SystemExit("vLLM could be measured with no setting")
-        listed = "; ".join(f"{point.name}: {value:.0f}" for value, point in found)
-        return max(found, key=lambda one: one[0])[1], listed
+                print(f"  vLLM, {setting.name}: {error.reason}", flush=True)
+        return {load: best(values) for load, values in found.items()}
+
+
+def best(values: Sequence[tuple[float, Setting]]) -> tuple[Setting, str]:
+    if not values:
+        raise SystemExit("vLLM could be measured with no setting")
+    listed = "; ".join(f"{setting.name}: {value:.0f}" for value, setting in values)
+    return max(values, key=lambda one: one[0])[1], listed
 
 
 def vllm_settings(scenario: str) -> tuple[list[Setting], list[Setting]]:
