@@ -117,7 +117,7 @@ def prompt(rows: int) -> list[Segment]:
     return [Segment(pages_of(0), 0, list(range(7, 7 + rows)), 1, False)]
 
 
-def measure(model_dir: Path, thread_counts: Sequence[int], rounds: int, folder: Path) -> list[Row]:
+def measure(label: str, model_dir: Path, thread_counts: Sequence[int], rounds: int, folder: Path) -> list[Row]:
     specialise(model_dir)
     shapes = expected_shapes()
     read = [tensor for tensor in shapes if spec.TIED_EMBEDDINGS or "embed_tokens" not in tensor]
@@ -127,7 +127,7 @@ def measure(model_dir: Path, thread_counts: Sequence[int], rounds: int, folder: 
     rows: list[Row] = []
     for threads in thread_counts:
         decoder = NativeDecoder(model_dir, kv_pages=33 * (1024 // 16), threads=threads, library=library)
-        rows += measure_decoder(decoder, f"{model_dir.name}/{threads}-thread", threads, bandwidth, rounds, weight_bytes)
+        rows += measure_decoder(decoder, f"{label}/{threads}-thread", threads, bandwidth, rounds, weight_bytes)
         decoder.close()
     bandwidth.close()
     return rows
@@ -189,7 +189,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name in arguments.model or list(MODELS):
                 record = Bench("decode_step", name if name in MODELS else "other")
-                record.add(*measure(locate(name), arguments.threads or (1, 2), arguments.rounds, Path(folder)))
+                record.add(
+                    *measure(Path(name).name, locate(name), arguments.threads or (1, 2), arguments.rounds, Path(folder))
+                )
     except (ModelError, BuildError, CheckpointError) as error:
         raise SystemExit(str(error)) from error
 
