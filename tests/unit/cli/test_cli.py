@@ -1,5 +1,6 @@
 """The command line: what it prints, what it exits with, and that no traceback reaches a user."""
 
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from sartor_agents.cli.exits import ExitCode
 from sartor_agents.cli.main import app
-from sartor_agents.cli.views import Board, PlainView, clock, plain, render
+from sartor_agents.cli.views import LiveView, PlainView, clock, plain
 from sartor_agents.run import events, session
 from sartor_agents.run.errors import StorageError
 from sartor_agents.run.layout import RunLayout
@@ -282,7 +283,8 @@ def test_a_run_without_a_winner_cannot_be_served(sartor: Sartor) -> None:
 
 
 def test_the_live_table_shows_hypothesis_gates_interval_and_what_is_left() -> None:
-    board = Board()
+    console = Console(width=140, record=True, file=io.StringIO())
+    view = LiveView(console, now=lambda: 70.0)
     ratio = Speedup(value=2.0, low=1.9, high=2.1, n=5)
     for event in (
         events.Started(
@@ -301,13 +303,11 @@ def test_the_live_table_shows_hypothesis_gates_interval_and_what_is_left() -> No
             left_seconds=240,
         ),
     ):  # fmt: skip
-        board.update(event)
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(render(board))
+        view(event)
+    console.print(view.live.get_renderable())
     text = console.export_text()
-    console.file.close()
     for words in (
-        "editor  chat   1:05 used, at most 1:30 to go, budget left 4:00",
+        "editor  chat   1:10 used, at most 1:30 to go, budget left 4:00",
         "use [bold]caches[/]",
         "1 passed",
         "OutputDiverged",
@@ -317,6 +317,8 @@ def test_the_live_table_shows_hypothesis_gates_interval_and_what_is_left() -> No
         "round 2: judge",
     ):
         assert words in text
+    view(events.Interrupted(at=71, run="r"))
+    assert "sartor run --resume --dir r" in console.export_text(), "a terminal is told how to go on, too"
 
 
 def test_every_event_has_a_line_or_none_and_clocks_read_well(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
@@ -193,21 +194,27 @@ def summary(event: events.RunFinished) -> str:
 
 
 class LiveView:
-    """A table that is redrawn in place."""
+    """A table that is redrawn in place; the time used goes on between events. `now` gives Unix seconds."""
 
-    def __init__(self, console: Console, live: Live) -> None:
-        self._console, self._live = console, live
+    def __init__(self, console: Console, now: Callable[[], float] = time.time) -> None:
+        self._console, self._now = console, now
+        self._spinner = Spinner("dots")
         self.board = Board()
+        self.live = Live(console=console, refresh_per_second=8, get_renderable=self._screen)
 
     def __call__(self, event: events.Event) -> None:
         self.board.update(event)
-        self._live.update(render(self.board), refresh=True)
-        if isinstance(event, events.RunFinished):
-            self._live.stop()
-            self._console.print(escape(summary(event)), highlight=False)
+        if isinstance(event, events.RunFinished | events.Interrupted):
+            self.live.stop()
+            self._console.print(escape(plain(event) or ""), highlight=False)
+
+    def _screen(self) -> RenderableType:
+        if self.board.step is not None:
+            self.board.now = self._now()
+        return render(self.board, self._spinner)
 
 
-def render(board: Board) -> RenderableType:
+def render(board: Board, spinner: Spinner) -> RenderableType:
     """The screen."""
     head = Text.assemble(
         (board.name or "sartor", "bold"),
@@ -242,7 +249,8 @@ def render(board: Board) -> RenderableType:
         parts.append(Text(f"confirmation: {board.confirmation}", style="bold"))
     if board.step is not None:
         where = f"round {board.step_round}: " if board.step_round else ""
-        parts.append(Spinner("dots", Text(f"{where}{board.step.value}  {board.message}")))
+        spinner.update(text=Text(f"{where}{board.step.value}  {board.message}"))
+        parts.append(spinner)
     return Group(*parts)
 
 
@@ -256,5 +264,6 @@ def view(*, json_lines: bool) -> Generator[Emit]:
     if not console.is_terminal:
         yield PlainView(sys.stdout)
         return
-    with Live(console=console, refresh_per_second=8) as live:
-        yield LiveView(console, live)
+    shown = LiveView(console)
+    with shown.live:
+        yield shown
