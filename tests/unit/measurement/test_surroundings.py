@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 from fake_servers import MODEL, Behaviour, serving
@@ -13,9 +14,10 @@ from sartor_agents.measurement.contention import Contention, CpuTimes
 from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
 from sartor_agents.measurement.handover import HandoverWatch, finished_requests
 from sartor_agents.measurement.messages import Endpoint, MeasurementPolicy, Reason
-from sartor_agents.measurement.pairs import judge_pair
+from sartor_agents.measurement.pairs import judge_pair, run_pair
 from sartor_agents.measurement.samples import ErrorClass, Sample
-from sartor_agents.measurement.windows import StageRun, WindowRun
+from sartor_agents.measurement.tokens import TokenCounter
+from sartor_agents.measurement.windows import StageRun, WindowRun, WindowRunner
 from sartor_agents.scenarios import open_scenario, scenario_spec
 from sartor_agents.scenarios.base import Stage
 
@@ -49,6 +51,26 @@ POLICY = MeasurementPolicy(maximum_contention=0.5, maximum_contention_difference
 )
 def test_what_voids_a_pair(candidate: WindowRun, baseline: WindowRun, reason: Reason | None) -> None:
     assert judge_pair(candidate, baseline, POLICY)[0] is reason
+
+
+class Recorder:
+    """Stands for the window runner: notes whose turn it was."""
+
+    def __init__(self) -> None:
+        self.turns: list[tuple[str, int]] = []
+
+    async def run(self, client: LoadClient, index: int, *, warmup: int) -> WindowRun:
+        self.turns.append((client.endpoint.name, index))
+        return window(arm=client.endpoint.name)
+
+
+def test_the_arms_take_turns_at_going_first_on_the_same_prompts() -> None:
+    counter = cast(TokenCounter, None)  # nothing is sent
+    arms = [LoadClient(Endpoint(name=n, url="http://127.0.0.1:9"), model="m", counter=counter) for n in ("a", "b")]
+    recorder = Recorder()
+    for index in range(4):
+        asyncio.run(run_pair(cast(WindowRunner, recorder), *arms, index, policy=POLICY, warmup=1))
+    assert recorder.turns == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
 
 
 def test_contention_is_what_nobody_of_ours_used() -> None:
