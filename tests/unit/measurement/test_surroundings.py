@@ -66,10 +66,15 @@ class Recorder:
 
 def test_the_arms_take_turns_at_going_first_on_the_same_prompts() -> None:
     counter = cast(TokenCounter, None)  # nothing is sent
-    arms = [LoadClient(Endpoint(name=n, url="http://127.0.0.1:9"), model="m", counter=counter) for n in ("a", "b")]
+
+    def arm(name: str) -> LoadClient:
+        endpoint = Endpoint(name=name, url="http://127.0.0.1:9")
+        return LoadClient(endpoint, model="m", counter=counter, request_timeout=1, stall_timeout=1)
+
+    first, second = arm("a"), arm("b")
     recorder = Recorder()
     for index in range(4):
-        asyncio.run(run_pair(cast(WindowRunner, recorder), *arms, index, policy=POLICY, warmup=1))
+        asyncio.run(run_pair(cast(WindowRunner, recorder), first, second, index, policy=POLICY, warmup=1))
     assert recorder.turns == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
 
 
