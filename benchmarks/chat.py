@@ -28,21 +28,22 @@ def rate(response: EvaluateResponse) -> float:
     return response.objective
 
 
-def bench(record: Bench, folder: Path, size: str, pairs: int, window: float) -> None:
+def bench(record: Bench, folder: Path, size: str, pairs: int, window: float, *, short_grid: bool) -> None:
     work = Workbench(folder, size)
     once = MeasurementPolicy.quick(window_seconds=window, maximum_contention=0.9)
     policy = MeasurementPolicy.thorough(
         replicates_min=pairs, replicates_max=pairs, window_seconds=window, warmup_requests=1, maximum_contention=0.9,
         maximum_contention_difference=0.35,
     )  # fmt: skip
-    settings, _ = vllm_settings("chat")
+    settings, _ = vllm_settings("chat", all_cores=short_grid)
     best = work.tune(settings, {c: scenario(c) for c in CONCURRENCIES}, once, rate)
     speeds: dict[int, float] = {}
-    for threads in (1, 2):
+    for threads in (2,) if short_grid else (1, 2):
         with work.stack("chat", {**BASE, "native-decoder": {"THREADS": threads}}) as server:
             speeds[threads] = rate(work.alone(server, scenario(*CONCURRENCIES), once))
     threads = max(speeds, key=lambda number: speeds[number])
-    mine = f"stack: {threads} thread(s) (1: {speeds[1]:.0f}, 2: {speeds[2]:.0f} tok/s over both concurrencies)"
+    seen = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
+    mine = f"stack: {threads} thread(s) ({seen} tok/s over both concurrencies)"
     with work.stack("chat", {**BASE, "native-decoder": {"THREADS": threads}}) as stack:
         for concurrency, (setting, listed) in best.items():
             with work.vllm(setting) as vllm:
@@ -70,10 +71,11 @@ def main() -> None:
     parser.add_argument("--size", action="append", choices=sorted(TARGETS), help="repeatable; default: all")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--window", type=float, default=8.0, help="seconds of a scored window")
+    parser.add_argument("--short-grid", action="store_true", help="vLLM on all cores only (see vllm_settings)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sartor-bench-") as folder:
         for size in options.size or sorted(TARGETS, reverse=True):
-            bench(Bench("chat", size), Path(folder), size, options.pairs, options.window)
+            bench(Bench("chat", size), Path(folder), size, options.pairs, options.window, short_grid=options.short_grid)
 
 
 if __name__ == "__main__":

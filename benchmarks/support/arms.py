@@ -177,14 +177,22 @@ def best(values: Sequence[tuple[float, Setting]]) -> tuple[Setting, str]:
     return max(values, key=lambda one: one[0])[1], listed
 
 
-def vllm_settings(scenario: str) -> tuple[list[Setting], list[Setting]]:
-    """The documented grid for this machine: (plain, with n-gram speculation)."""
+def vllm_settings(scenario: str, *, all_cores: bool = False) -> tuple[list[Setting], list[Setting]]:
+    """The documented grid for this machine: (plain, with n-gram speculation).
+
+    `all_cores` leaves out the points with one thread, and all n-gram points but the one of the `quick` grid: for models
+    whose measuring takes long, and only where the whole grid was measured on this machine with another size.
+    """
     here = machine()
     settings = grid(
         scenario, "documentedGrid", arguments=(), cores=int(here["cores"]), native_bf16=bool(here["native_bf16"])
     )
     drafted = [setting for setting in settings if "--speculative-config" in setting.arguments]
-    return [setting for setting in settings if setting not in drafted], drafted
+    plain = [setting for setting in settings if setting not in drafted]
+    if all_cores:
+        plain = [setting for setting in plain if setting.environment]
+        drafted = [setting for setting in drafted if setting.environment][1:2]
+    return plain, drafted
 
 
 def ratio_row(bar: str, ratio: Speedup, target: float | None, note: str) -> Row:
