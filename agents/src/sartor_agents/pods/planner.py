@@ -1,0 +1,113 @@
+"""The planner's pod: the next hypothesis, and the run's history in words and records on `main`."""
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import ValidationError
+
+from sartor_agents.backends.protocol import PlanContext
+from sartor_agents.pods.contract import ContractError, Pod, first_problem
+from sartor_agents.pods.records import MAIN, Answer, as_file, earlier, store
+from sartor_agents.pods.remote import Remote, RemoteError
+from sartor_agents.pods.tools import Tools, cost, serving_hardware
+from sartor_agents.roles.messages import PlanRequest, PlanResponse
+from sartor_agents.run import notes
+from sartor_agents.run.model import configuration_copy
+from sartor_agents.run.repository import record_path
+from sartor_api.search.budget import Ledger
+from sartor_api.search.records import FailureClass, StepRecord
+from sartor_api.search.state import RunState, fold
+from sartor_api.search.wire import StepReport, failed
+from sartor_skills.library import library_root
+
+_RECORDS = ("baseline/", "rounds/", "confirm/")
+
+
+def run(pod: Pod, tools: Tools) -> StepReport:
+    """Plan and store. Raises `RoleError`, `RemoteError`, `RefusedError`, `ContractError`."""
+    path = f"plans/{pod.step}.json"
+    with tools.remote(pod) as remote:
+        tip = remote.fetch_tip(MAIN, contents=True)
+        if (known := earlier(remote, tip, path)) is not None:
+            return known
+        state = history(pod, stored_records(remote, tip))
+        answer = plan(pod, tools, state)
+        report = StepReport(step=pod.begin.id, result=answer.result, cost=answer.cost)
+        return store(remote, pod, MAIN, path, report, lambda now: beside(remote, pod, state, now))
+
+
+def plan(pod: Pod, tools: Tools, state: RunState) -> Answer:
+    """The backend's plan, as far as it fits what was asked. Raises `RoleError`."""
+    begin, spec = pod.begin, pod.spec
+    if state.baseline is None:
+        raise ContractError(f"SARTOR_RECORDS_FILE has no baseline, and step {begin.id} plans on top of one")
+    context = PlanContext(
+        run=spec,
+        round=begin.round,
+        model_dir=configuration_copy(pod.model, pod.work / "model"),
+        hardware=serving_hardware(spec, begin.baseline or state.baseline, tools.hardware()),
+        baseline=begin.baseline or state.baseline,
+        rounds=state.closed_rounds,
+        incumbent=state.best.round if state.best else None,
+        head=state.head,
+        skills_root=library_root() if spec.skills else None,
+        roadmap=_with_word(notes.roadmap(state), begin.message),
+    )
+    request = PlanRequest(backend=str(spec.agents.get("backend", "playbook")), context=context)
+    response = tools.ask(pod, "planner", request, PlanResponse)
+    spent = cost(response.usage)
+    if response.plan is None:
+        assert response.failure is not None, "a response has one of the two"
+        return Answer(response.failure, spent)
+    made = response.plan
+    known = {a.implementation.commit for r in state.rounds for a in r.attempts if a.implementation}
+    problem = None
+    if made.round != begin.round:
+        problem = f"the plan is for round {made.round}, asked was round {begin.round}"
+    elif made.parent is not None and made.parent not in known:
+        problem = f"the plan's parent {made.parent[:12]} is no candidate of this run"
+    if problem is not None:
+        return Answer(failed("plan", "PlanInvalid", problem, FailureClass.PROVIDER), spent)
+    return Answer(made, spent)
+
+
+def _with_word(roadmap: str, word: str) -> str:
+    return f"{roadmap}\n## A word of the owner\n\n{word}\n" if word else roadmap
+
+
+def history(pod: Pod, stored: Iterable[StepRecord]) -> RunState:
+    """The run so far: what the operator gave, and older records from the repository. Raises `ContractError`."""
+    records = {record.id: record for record in (*stored, *pod.records)}
+    before = [record for record in records.values() if record.sequence < pod.begin.sequence]
+    try:
+        state = fold(pod.spec, before, ledger=Ledger(), session_started=pod.begin.begun)
+    except ValueError as error:
+        raise ContractError(f"the run's history is not whole (SARTOR_RECORDS_FILE and {MAIN}): {error}") from error
+    if len(state.records) != pod.begin.sequence - 1:
+        found = len(state.records)
+        raise ContractError(f"step {pod.begin.id} has number {pod.begin.sequence}, and {found} records lie before it")
+    return state
+
+
+def stored_records(remote: Remote, tip: str | None) -> list[StepRecord]:
+    """The records that earlier planners put onto `main`. Raises `RemoteError` for one that cannot be read."""
+    found: list[StepRecord] = []
+    if tip is None:
+        return found
+    for path in remote.paths(tip):
+        if not path.startswith(_RECORDS):
+            continue
+        try:
+            found.append(StepRecord.model_validate_json(remote.read(tip, path) or b""))
+        except ValidationError as error:
+            raise RemoteError(f"{path} on {MAIN} is no record: {first_problem(error)}") from error
+    return found
+
+
+def beside(remote: Remote, pod: Pod, state: RunState, tip: str | None) -> Mapping[str, bytes]:
+    """What goes onto `main` with the plan: the roadmap and the issues as they are now, and records that are missing."""
+    there = set(remote.paths(tip)) if tip is not None else set[str]()
+    files = {record_path(record): as_file(record) for record in state.records}
+    files["run.json"] = as_file(pod.spec)
+    missing = {path: data for path, data in files.items() if path not in there}
+    words = {"roadmap.md": notes.roadmap(state), **notes.issues(state)}
+    return missing | {path: text.encode() for path, text in words.items()}

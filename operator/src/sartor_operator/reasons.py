@@ -1,0 +1,118 @@
+"""Reasons that only the operator gives, beside those of `sartor_api.conditions`, and the reference of all its words.
+
+`python -m sartor_operator.reasons` prints the reference; `operator/docs/reasons.md` is it, and a test compares the two.
+"""
+
+import sys
+from enum import StrEnum
+
+from sartor_api.conditions import ConditionType, Reason
+
+
+class OperatorReason(StrEnum):
+    """Why a condition has its status, where the API has no word for it."""
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> "OperatorReason":
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
+
+    NOT_SUPPORTED = (
+        "NotSupported",
+        "The spec asks for something that this version cannot do yet; the message says what it can.",
+    )
+    DELIVERING = "Delivering", "The winner is confirmed, and its Deployments are not ready yet."
+    NOT_DELIVERED = "NotDelivered", "The winner stays an artefact of its run, because spec.delivery.mode is none."
+
+
+STEP_REASONS: dict[str, tuple[str, str]] = {
+    "BaselineLost": ("infrastructure", "The run's baseline went away or was restarted while a step used it."),
+    "BaselineNotReady": ("infrastructure", "The run's baseline was not ready within the target's startTimeout."),
+    "BuildFailed": ("candidate", "`python -m stack build` ended with another code than 0."),
+    "BuildMemoryExceeded": ("candidate", "The build used more memory than a candidate may."),
+    "BuildTimedOut": ("candidate", "The build did not end in time."),
+    "CandidateExited": ("candidate", "The candidate's server ended by itself."),
+    "CandidateMemoryExceeded": ("candidate", "The candidate's server used more memory than it may."),
+    "CandidateNotReady": ("candidate", "The candidate did not answer /health in time."),
+    "CandidatePodLost": ("infrastructure", "The candidate's pod was deleted or replaced while a step looked at it."),
+    "CommitMissing": ("candidate", "The run's repository has no such commit, or no stack/ in it."),
+    "ContainerNotStarted": ("infrastructure", "The container runtime could not start a container."),
+    "ContentChanged": ("candidate", "The commit does not hold the content that was said to be in it."),
+    "ImageUnavailable": ("infrastructure", "An image, or something that a container refers to, cannot be had."),
+    "PlanInvalid": ("provider", "The plan is for another round or starts from an unknown commit."),
+    "PodDisrupted": ("infrastructure", "The pod was preempted or deleted, or its node was lost."),
+    "PodEvicted": ("infrastructure", "The node evicted the pod, for memory or disk."),
+    "PodFailed": ("infrastructure", "The pod failed, and no container says why."),
+    "PodLost": ("infrastructure", "The pod was deleted, and its node does not answer."),
+    "PodSetupFailed": ("infrastructure", "A container that prepares the pod (the model, the stack) failed."),
+    "RecordLost": ("infrastructure", "The record of a step was deleted, and its Job is gone, too."),
+    "ReportUntrue": ("candidate or infrastructure", "A role's report contradicts what it was asked."),
+    "ResultLost": ("infrastructure", "The Job is complete, and its pod is gone with the result."),
+    "RoleAnsweredGarbage": ("infrastructure", "The termination message of a role is no step report."),
+    "RoleFailed": ("infrastructure", "A role's container ended with another code than 0."),
+    "RoleGaveNothing": ("infrastructure", "A role ended well and left no termination message."),
+    "RoleMemoryExceeded": ("infrastructure", "A role used more memory than it may."),
+    "SealLost": ("infrastructure", "The key of the run's seeds was replaced after a seed had been committed to."),
+    "StackTooLarge": ("candidate", "The stack does not fit into the ConfigMaps that deliver it."),
+    "StepOverdue": ("infrastructure", "The step did not end within its deadline."),
+}
+"""Class and meaning of the failures that the operator itself sees; judge and evaluator have words of their own."""
+
+EVENTS: dict[str, str] = {
+    "RunStarted": "A search began.",
+    "BaselineMeasured": "The baseline was tuned and measured.",
+    "Planned": "A round has its hypothesis.",
+    "Implemented": "A candidate is committed.",
+    "Judged": "A candidate passed every gate.",
+    "Measured": "A candidate was measured against the baseline.",
+    "StepDone": "A step ended well.",
+    "StepFailed": "A step failed; the message has the class and the reason.",
+    "RunFinished": "A search ended.",
+    "RunEnded": "A search was ended by a human or by a newer one.",
+    "Delivered": "The winner and the baseline are ready in the cluster.",
+    "WriteRefused": "The API server refuses a write (quota, admission, permissions); the message has its words.",
+    "Stalled": "Nothing will happen until somebody changes something.",
+}
+"""Reasons of the Events."""
+
+
+def render() -> str:
+    """The reference in Markdown."""
+    lines = [
+        "# Words of the operator",
+        "",
+        "Generated from `sartor_api.conditions` and `sartor_operator.reasons`; do not edit "
+        "(`python -m sartor_operator.reasons`).",
+        "",
+        "## Conditions",
+        "",
+        "| type | holds when |",
+        "|---|---|",
+        *(f"| `{one.value}` | {one.meaning} |" for one in ConditionType),
+        "",
+        "## Reasons of conditions",
+        "",
+        "| reason | holds when |",
+        "|---|---|",
+        *(f"| `{one.value}` | {one.meaning} |" for one in (*Reason, *OperatorReason)),
+        "",
+        "## Why a step failed",
+        "",
+        "| reason | class | holds when |",
+        "|---|---|---|",
+        *(f"| `{name}` | {blamed} | {meaning} |" for name, (blamed, meaning) in sorted(STEP_REASONS.items())),
+        "",
+        "## Events",
+        "",
+        "| reason | says |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in EVENTS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

@@ -1,0 +1,162 @@
+"""Gathers what is known of one run: from objects in the cache to the facts that `decide` looks at.
+
+ConfigMaps that a human damaged are left out with a sentence about them: the decision then repairs or stops, it never
+crashes on them.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from sartor_api.search.records import Record, RunSpec
+from sartor_api.serving_synthesis import ServingSynthesisSpec
+from sartor_api.synthesis_run import SynthesisRun
+from sartor_operator import names
+from sartor_operator.cache import Cache
+from sartor_operator.kinds import CANDIDATE, CONFIG_MAP, DEPLOYMENT, JOB, POD, RUN, SECRET, SYNTHESIS, Kind, Manifest
+from sartor_operator.pods.archive import INDEX_KEY
+from sartor_operator.pods.common import Place
+from sartor_operator.pods.jobs import SPEC_KEY, STEP_KEY
+from sartor_operator.settings import Settings
+from sartor_operator.synthesis.intent import intent_of
+from sartor_operator.wire import Ending, StackIndex, StepBegin, StoredRecord
+
+RECORD_KEY = "record.json"
+ENDING_KEY = "ending.json"
+SEAL_KEY = "key"
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class RunObserved:
+    """One run as it stands. `steps` and `records` are in order of `sequence`; `stacks` are by content hash."""
+
+    run: SynthesisRun
+    manifest: Manifest
+    place: Place
+    synthesis_alive: bool = True
+    suspended: bool = False
+    superseded: bool = False
+    spec: RunSpec | None = None
+    spec_name: str = ""
+    seal: str | None = None
+    steps: tuple[StepBegin, ...] = ()
+    records: tuple[StoredRecord, ...] = ()
+    ending: Ending | None = None
+    stacks: Mapping[str, StackIndex] = field(default_factory=dict[str, StackIndex])
+    jobs: tuple[Manifest, ...] = ()
+    pods: tuple[Manifest, ...] = ()
+    secrets: tuple[Manifest, ...] = ()
+    deployments: tuple[Manifest, ...] = ()
+    candidates: tuple[Manifest, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def uid(self) -> str:
+        return names.uid(self.manifest)
+
+    @property
+    def name(self) -> str:
+        return names.name_of(self.manifest)
+
+    @property
+    def prefix(self) -> str:
+        """What names of children begin with: the synthesis's name."""
+        return self.run.spec.synthesis_ref.name
+
+    def of_step(self, manifests: tuple[Manifest, ...], step_id: str) -> list[Manifest]:
+        """Those that belong to one step."""
+        return [m for m in manifests if names.label(m, names.STEP_LABEL) == names.step_label(step_id)]
+
+
+def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> RunObserved | None:
+    """The run, or None when there is none (any more). Raises `ValidationError` for a spec that no operator wrote."""
+    manifest = cache.get(RUN, namespace, name)
+    if manifest is None:
+        return None
+    run = SynthesisRun.model_validate({k: v for k, v in manifest.items() if k != "status"})
+    snapshot = run.spec.snapshot
+    uid = names.uid(manifest)
+    damaged: list[str] = []
+    maps = [m for m in cache.labelled(CONFIG_MAP, namespace, names.RUN_LABEL, name) if names.owner_uid(m) == uid]
+    synthesis = cache.get(SYNTHESIS, namespace, run.spec.synthesis_ref.name)
+    alive = (
+        synthesis is not None and names.uid(synthesis) == run.spec.synthesis_ref.uid and not names.deleting(synthesis)
+    )
+    wanted = ServingSynthesisSpec.model_validate(synthesis["spec"]) if alive and synthesis is not None else None
+
+    def parts(part: str, key: str, model: type[M]) -> list[tuple[str, M]]:
+        found: list[tuple[str, M]] = []
+        for one in maps:
+            if names.label(one, names.PART_LABEL) != part:
+                continue
+            try:
+                found.append((names.name_of(one), model.model_validate_json(one.get("data", {}).get(key, ""))))
+            except ValidationError as error:
+                damaged.append(f"ConfigMap {names.name_of(one)}: {error.errors()[0]['msg']}")
+        return found
+
+    def children(kind: Kind, *, owned: bool = True) -> tuple[Manifest, ...]:
+        every = cache.labelled(kind, namespace, names.RUN_LABEL, name)
+        return tuple(m for m in every if not owned or names.owner_uid(m) == uid)
+
+    specs = parts(names.SPEC, SPEC_KEY, RunSpec)
+    endings = parts(names.ENDING, ENDING_KEY, Ending)
+    secrets = children(SECRET)
+    seals = [m for m in secrets if names.label(m, names.PART_LABEL) == names.SEAL]
+    return RunObserved(
+        run=run,
+        manifest=manifest,
+        place=Place(
+            settings=settings,
+            hardware=snapshot.hardware,
+            agents=snapshot.agents,
+            model=snapshot.synthesis.model.source,
+            dtype=snapshot.synthesis.model.dtype,
+            baseline_image=snapshot.synthesis.baseline.image,
+        ),
+        synthesis_alive=alive,
+        suspended=wanted is not None and wanted.suspend,
+        superseded=wanted is not None and intent_of(wanted) != names.label(manifest, names.INTENT_LABEL),
+        spec=specs[0][1] if specs else None,
+        spec_name=names.child_name(run.spec.synthesis_ref.name, uid, names.SPEC),
+        seal=decoded(seals[0], SEAL_KEY) if seals else None,
+        steps=tuple(sorted((s for _, s in parts(names.STEP, STEP_KEY, StepBegin)), key=lambda s: s.sequence)),
+        records=tuple(
+            sorted((r for _, r in parts(names.RECORD, RECORD_KEY, StoredRecord)), key=lambda r: r.record.sequence)
+        ),
+        ending=endings[0][1] if endings else None,
+        stacks={index.content_hash: index for _, index in parts(names.STACK, INDEX_KEY, StackIndex)},
+        jobs=children(JOB),
+        pods=children(POD, owned=False),
+        secrets=secrets,
+        deployments=children(DEPLOYMENT),
+        candidates=children(CANDIDATE),
+        damaged=tuple(damaged),
+    )
+
+
+def decoded(secret: Manifest, key: str) -> str | None:
+    """A value of a Secret, which is base64 text on the wire."""
+    try:
+        return base64.b64decode(secret.get("data", {}).get(key, ""), validate=True).decode("ascii") or None
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+def config_map(
+    owner: Manifest, name: str, part: str, data: Mapping[str, Record | str], labels: Mapping[str, str]
+) -> Manifest:
+    """An immutable ConfigMap that is part of a run's memory."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": names.metadata(name, owner, {names.PART_LABEL: part, **labels}),
+        "immutable": True,
+        "data": {k: v if isinstance(v, str) else v.model_dump_json(exclude_none=True) for k, v in data.items()},
+    }

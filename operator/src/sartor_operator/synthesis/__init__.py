@@ -1,0 +1,1 @@
+"""`ServingSynthesis`: references, runs, delivery, and the status on one screen."""

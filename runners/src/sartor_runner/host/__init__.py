@@ -1,0 +1,1 @@
+"""The machine's side: sandboxed processes, volumes, logs, memory, probes."""

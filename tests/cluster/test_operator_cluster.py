@@ -1,0 +1,292 @@
+"""The operator as a process against a real API server, controllers and scheduler. Pods are ended by a scripted kubelet."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_support import (
+    Ends,
+    Kubelet,
+    OperatorProcess,
+    apply,
+    get,
+    items,
+    prepare,
+    repository,
+    synthesis,
+    wait_for,
+    writes_in,
+)
+
+from sartor_api.search.records import FailureClass, StepKind
+from sartor_devcluster import DevCluster
+from sartor_operator import names
+from sartor_operator.run.observe import RECORD_KEY
+from sartor_operator.wire import StepBegin, StoredRecord
+
+STEPS = [
+    "000/baseline/1/1",
+    "001/plan/1/1",
+    "001/implement/1/1",
+    "001/judge/1/1",
+    "001/evaluate/1/1",
+    "000/confirm/1/1",
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster: DevCluster) -> DevCluster:
+    prepare(cluster)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def stacks() -> Iterator[str]:
+    with repository() as address:
+        yield address
+
+
+@pytest.fixture
+def namespace(prepared: DevCluster) -> Iterator[str]:
+    name = f"op-{uuid.uuid4().hex[:8]}"
+    prepared.kubectl("create", "namespace", name, check=True)
+    yield name
+    prepared.kubectl("delete", "namespace", name, "--wait=false", check=True)
+
+
+@pytest.fixture
+def operator(prepared: DevCluster, namespace: str, stacks: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(prepared.kubeconfig, namespace, stacks, tmp_path / "operator.log")
+    with process:
+        wait_for("the operator leads", process.leading)
+        yield process
+        assert process.alive, process.log.read_text()[-3000:]
+    log = process.log.read_text()
+    assert "defect" not in log, log[-3000:]
+
+
+def phase(cluster: DevCluster, namespace: str, name: str = "editor") -> str:
+    found = get(cluster, "ssyn", name, "-n", namespace)
+    return str(((found or {}).get("status") or {}).get("phase"))
+
+
+def serving(cluster: DevCluster, namespace: str) -> None:
+    wait_for("Serving", lambda: phase(cluster, namespace) == "Serving", 90, every=0.3)
+
+
+def records(cluster: DevCluster, namespace: str) -> list[StoredRecord]:
+    maps = items(cluster, "configmaps", namespace, "-l", f"{names.PART_LABEL}={names.RECORD}")
+    found = [StoredRecord.model_validate_json(m["data"][RECORD_KEY]) for m in maps]
+    return sorted(found, key=lambda s: s.record.sequence)
+
+
+def test_from_apply_to_two_ready_deployments(prepared: DevCluster, namespace: str, operator: OperatorProcess) -> None:
+    with Kubelet(prepared.kubeconfig, namespace) as kubelet:
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+        assert kubelet.started == STEPS
+    deployments = items(prepared, "deployments", namespace)
+    assert sorted(d["metadata"]["labels"][names.ROLE_LABEL] for d in deployments) == [
+        "serving-baseline",
+        "serving-stack",
+    ]
+    assert all(d["status"]["availableReplicas"] == 1 for d in deployments)
+    ready = prepared.kubectl("wait", "--for=condition=Ready", "ssyn/editor", "-n", namespace, "--timeout=5s")
+    assert ready.returncode == 0, ready.stderr
+    shown = prepared.kubectl("get", "ssyn,srun,scand", "-n", namespace, check=True).stdout
+    assert "1.40× (1.39–1.41, n=6)" in shown and "Serving" in shown and "Kept" in shown
+    reasons = {e["reason"] for e in items(prepared, "events", namespace)}
+    assert {"RunStarted", "BaselineMeasured", "Measured", "RunFinished", "Delivered"} <= reasons
+    assert operator.metric("sartor_synthesis_phase") == 1
+    assert operator.metric("sartor_run_rounds") == 0, "series of runs that ended are gone"
+
+
+def test_nothing_is_written_for_an_unchanged_manifest(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    with Kubelet(prepared.kubeconfig, namespace):
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+        time.sleep(2)
+        since = prepared.audit_log.stat().st_size
+        assert "unchanged" in apply(prepared, synthesis(namespace))
+        prepared.kubectl("annotate", "ssyn", "editor", "-n", namespace, "a/b=c", check=True)
+        time.sleep(3)
+        assert [w for w in writes_in(prepared.audit_log, since) if "editor" in w] == []
+        operator.kill()
+        operator.start()
+        wait_for("the operator leads again", operator.leading)
+        time.sleep(3)
+        assert [w for w in writes_in(prepared.audit_log, since) if "editor" in w] == []
+
+
+def test_killed_again_and_again_it_does_every_step_once(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    with Kubelet(prepared.kubeconfig, namespace, seconds=0.5) as kubelet:
+        apply(prepared, synthesis(namespace))
+        for moment in range(5):
+            wait_for("a step", lambda n=moment: len(kubelet.started) > n, 60)
+            operator.kill()
+            operator.start()
+        serving(prepared, namespace)
+        assert kubelet.started == STEPS
+    assert [s.record.id for s in records(prepared, namespace)] == STEPS
+
+
+BAD = [
+    (Ends(message="rm -rf"), "RoleAnsweredGarbage", FailureClass.INFRASTRUCTURE),
+    (Ends(message=""), "RoleGaveNothing", FailureClass.INFRASTRUCTURE),
+    (Ends(code=137, reason="OOMKilled"), "RoleMemoryExceeded", FailureClass.INFRASTRUCTURE),
+    (Ends(pod_reason="Evicted"), "PodEvicted", FailureClass.INFRASTRUCTURE),
+    (Ends(disrupted=True), "PodDisrupted", FailureClass.INFRASTRUCTURE),
+]
+
+
+def test_bad_ends_of_role_pods_are_told_apart_and_cost_no_attempt(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    """Every step's first pods end badly, each in another way; the record says which, and the run goes on."""
+    steps = list(StepKind)
+
+    def bad(begin: StepBegin, _pod: dict[str, Any]) -> Ends | None:
+        first = begin.id.endswith("/1")
+        return BAD[steps.index(begin.step) % len(BAD)][0] if first else None
+
+    with Kubelet(prepared.kubeconfig, namespace, script=bad):
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+    failed = {s.record.step: s.record.failure for s in records(prepared, namespace) if s.record.failure}
+    assert {step: (f.reason, f.failure_class) for step, f in failed.items()} == {
+        step: BAD[number % len(BAD)][1:] for number, step in enumerate(steps)
+    }
+    assert [c["status"]["attempts"] for c in items(prepared, "scand", namespace)] == [1]
+
+
+def test_a_crashing_candidate_is_its_own_fault_and_is_repaired(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    def first_crashes(pod: dict[str, Any]) -> str:
+        first = pod["metadata"]["annotations"][names.STEP_ANNOTATION] == "001/judge/1/1"
+        return "serve:1:Error" if first else "ready"
+
+    with Kubelet(prepared.kubeconfig, namespace, server=first_crashes) as kubelet:
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+        assert kubelet.started[3:5] == ["001/implement/2/1", "001/judge/2/1"]
+    failed = [s.record for s in records(prepared, namespace) if s.record.failure]
+    assert [(r.id, r.failure.reason) for r in failed if r.failure] == [("001/judge/1/1", "CandidateExited")]
+
+
+@pytest.mark.parametrize("kind", ["job", "pod", "synthesisrun", "servingcandidate", "deployment", "secret"])
+def test_deleting_objects_in_the_middle_loses_no_round(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess, kind: str
+) -> None:
+    with Kubelet(prepared.kubeconfig, namespace, seconds=0.3) as kubelet:
+        apply(prepared, synthesis(namespace))
+        wait_for("the judge", lambda: "001/judge/1/1" in kubelet.started, 60)
+        prepared.kubectl("delete", kind, "--all", "-n", namespace, "--wait=false", check=True)
+        serving(prepared, namespace)
+    kept = [s.record.id.rpartition("/")[0] for s in records(prepared, namespace) if s.record.failure is None]
+    assert kept == [step.rpartition("/")[0] for step in STEPS]
+
+
+def test_deleting_the_synthesis_removes_everything(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    with Kubelet(prepared.kubeconfig, namespace):
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+        prepared.kubectl("delete", "ssyn", "editor", "-n", namespace, check=True)
+
+        def left() -> list[str]:
+            kinds = "srun,scand,jobs,deployments,services,pods,secrets,configmaps"
+            found = items(prepared, kinds, namespace)
+            return [i["metadata"]["name"] for i in found if i["metadata"]["name"].startswith("editor")]
+
+        wait_for("nothing left", lambda: not left(), 60, every=0.5)
+        wait_for("no series left", lambda: operator.metric("sartor_synthesis_phase") == 0)
+
+
+def test_restarts_of_the_api_server_lose_nothing(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    with Kubelet(prepared.kubeconfig, namespace, seconds=1.0) as kubelet:
+        apply(prepared, synthesis(namespace))
+        wait_for("the plan", lambda: "001/plan/1/1" in kubelet.started, 60)
+        prepared.restart("kube-apiserver", kill=True)
+        if not operator.alive:
+            operator.start()  # losing the lease ends the process; whoever runs it starts it again
+        serving(prepared, namespace)
+        assert kubelet.started == STEPS
+
+
+def test_what_cannot_begin_says_what_to_change_and_begins_when_it_can(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    target = f"late-{namespace}"
+    with Kubelet(prepared.kubeconfig, namespace):
+        apply(prepared, synthesis(namespace, hardware={"targetRef": {"name": target}}))
+        found = wait_for(
+            "Stalled",
+            lambda: (get(prepared, "ssyn", "editor", "-n", namespace).get("status") or {}).get("message"),
+        )
+        assert f"there is no HardwareTarget {target}" in found
+        apply(
+            prepared,
+            {
+                "apiVersion": "sartor.dev/v1alpha1",
+                "kind": "HardwareTarget",
+                "metadata": {"name": target},
+                "spec": {"platform": "cpu"},
+            },
+        )
+        serving(prepared, namespace)
+    prepared.kubectl("delete", "hwt", target, check=True)
+
+
+def test_a_second_process_waits_and_takes_over(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess, stacks: str, tmp_path: Path
+) -> None:
+    second = OperatorProcess(prepared.kubeconfig, namespace, stacks, tmp_path / "second.log")
+    with second, Kubelet(prepared.kubeconfig, namespace, seconds=0.5) as kubelet:
+        apply(prepared, synthesis(namespace))
+        wait_for("a step", lambda: len(kubelet.started) > 1, 60)
+        assert not second.leading()
+        operator.kill()
+        serving(prepared, namespace)
+        assert second.leading() and kubelet.started == STEPS
+        second.stop()
+    operator.start()
+
+
+def test_a_lost_lease_ends_the_process(prepared: DevCluster, namespace: str, stacks: str, tmp_path: Path) -> None:
+    process = OperatorProcess(prepared.kubeconfig, namespace, stacks, tmp_path / "operator.log")
+    with process:
+        wait_for("the operator leads", process.leading)
+        patch = json.dumps({"spec": {"holderIdentity": "somebody-else"}})
+        arguments = ["patch", "lease", "sartor-operator", "-n", namespace, "--type=merge", "-p", patch]
+        prepared.kubectl(*arguments, check=True)
+        wait_for("the process ends", lambda: not process.alive, 10)
+        assert process.process is not None and process.process.returncode == 3
+
+
+def test_the_operator_works_with_the_rights_of_its_manifests(
+    prepared: DevCluster, namespace: str, stacks: str, tmp_path: Path
+) -> None:
+    """The installed ClusterRole is enough: the process runs as its service account."""
+    root = Path(__file__).parents[2] / "operator" / "manifests"
+    for name in ("namespace", "service-account", "cluster-role", "role"):
+        prepared.kubectl("apply", "-f", str(root / f"{name}.yaml"), check=True)
+    kubeconfig = prepared.kubeconfig_for("system:serviceaccount:sartor-system:sartor-operator")
+    process = OperatorProcess(kubeconfig, None, stacks, tmp_path / "operator.log", "--lease-namespace", "sartor-system")
+    with process, Kubelet(prepared.kubeconfig, namespace):
+        wait_for("the operator leads", process.leading)
+        apply(prepared, synthesis(namespace))
+        serving(prepared, namespace)
+    log = process.log.read_text()
+    assert "forbidden" not in log.lower(), log[-3000:]

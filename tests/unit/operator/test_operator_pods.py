@@ -1,0 +1,194 @@
+"""What pods are made of: who sees what, and that nothing which runs candidate code holds a credential."""
+
+from typing import Any
+
+import pytest
+from operator_world import World, live, synthesis, target
+
+from sartor_operator import names
+from sartor_operator.kinds import DEPLOYMENT, JOB, POD
+from sartor_operator.settings import RoleResources, Settings
+
+GPU = {
+    "platform": "cuda",
+    "accelerator": {"resource": "nvidia.com/gpu", "count": 2},
+    "nodeSelector": {"pool": "h100"},
+    "agentNodeSelector": {"pool": "small"},
+    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "runtimeClassName": "nvidia",
+    "sandboxRuntimeClassName": "gvisor",
+    "kueue": {"queueName": "team"},
+    "resources": {"cpu": "8", "memory": "64Gi", "sharedMemory": "8Gi"},
+    "images": {"stack": "r.example/stack:1", "pullSecretRef": {"name": "pull"}},
+}
+
+
+@pytest.fixture(scope="module")
+def pods() -> dict[str, dict[str, Any]]:
+    """The pod spec of every role and server of a life, by what it is."""
+    world = World(settings=Settings(roles=RoleResources(limits={"memory": "4Gi"})))
+    world.add(target(**GPU))
+    world.add(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "pull", "namespace": "team-a"},
+            "data": {".dockerconfigjson": ""},
+        }
+    )
+    world.add(synthesis())
+    found: dict[str, dict[str, Any]] = {}
+
+    def collect() -> bool:
+        for manifest in (*world.all(JOB), *world.all(DEPLOYMENT), *world.all(POD)):
+            spec = manifest["spec"].get("template", manifest)["spec"]
+            found.setdefault(names.label(manifest, names.ROLE_LABEL), {"manifest": manifest, "spec": spec})
+        return False
+
+    live(world, until=collect)
+    collect()
+    return found
+
+
+ROLES = ["tuner", "planner", "implementer", "judge", "evaluator"]
+SERVERS = ["candidate", "baseline", "serving-stack", "serving-baseline"]
+
+
+def containers(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*spec.get("initContainers", ()), *spec["containers"]]
+
+
+def test_every_role_and_server_was_seen(pods: dict[str, Any]) -> None:
+    assert set(pods) == {*ROLES, *SERVERS}
+
+
+@pytest.mark.parametrize("what", [*ROLES, *SERVERS])
+def test_every_pod_is_restricted_and_has_no_token_of_the_api_server(pods: dict[str, Any], what: str) -> None:
+    spec = pods[what]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for one in containers(spec):
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    for volume in spec["volumes"]:
+        for source in volume.get("projected", {}).get("sources", ()):
+            assert source["serviceAccountToken"]["audience"] == "sartor-repository"
+
+
+@pytest.mark.parametrize("what", SERVERS)
+def test_a_pod_that_serves_a_model_holds_no_credential_and_no_sealed_data(pods: dict[str, Any], what: str) -> None:
+    spec = pods[what]["spec"]
+    assert spec["serviceAccountName"] == "sartor-serving"
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= {"emptyDir", "configMap", "persistentVolumeClaim"}
+    maps = [v["configMap"]["name"] for v in spec["volumes"] if "configMap" in v]
+    assert all("-stack-" in name for name in maps)
+    values = [e for one in containers(spec) for e in one["env"]]
+    assert all("valueFrom" not in e and "TOKEN" not in e["name"] and "SEED" not in e["name"] for e in values)
+
+
+def test_identities(pods: dict[str, Any]) -> None:
+    accounts = {what: pods[what]["spec"]["serviceAccountName"] for what in ROLES}
+    assert accounts == {
+        "tuner": "sartor-evaluator",
+        "planner": "sartor-planner",
+        "implementer": "sartor-implementer",
+        "judge": "sartor-judge",
+        "evaluator": "sartor-evaluator",
+    }
+
+
+def test_an_implementer_has_no_identity_and_what_is_around_it_has(pods: dict[str, Any]) -> None:
+    spec = pods["implementer"]["spec"]
+    agent = next(c for c in spec["initContainers"] if c["name"] == "agent")
+    source = next(c for c in spec["initContainers"] if c["name"] == "source")
+    committer = spec["containers"][0]
+    assert "identity" in [m["name"] for m in source["volumeMounts"]]
+    assert not any("TOKEN" in e["name"] for e in agent["env"])
+    assert "identity" not in [m["name"] for m in agent["volumeMounts"]]
+    assert "identity" in [m["name"] for m in committer["volumeMounts"]]
+    assert agent["command"][-1] == "implementer" and committer["command"][-1] == "committer"
+    assert spec["runtimeClassName"] == "gvisor"
+
+
+@pytest.mark.parametrize("what", ROLES)
+def test_sealed_seeds_are_for_those_who_measure(pods: dict[str, Any], what: str) -> None:
+    secrets = [v for v in pods[what]["spec"]["volumes"] if "secret" in v]
+    assert bool(secrets) == (what in ("tuner", "judge", "evaluator"))
+    seeded = {e["name"] for c in containers(pods[what]["spec"]) for e in c["env"]}
+    assert ("SARTOR_SEED_FILE" in seeded) == bool(secrets)
+
+
+def test_judge_and_evaluator_know_servers_by_address_alone(pods: dict[str, Any]) -> None:
+    for what in ("judge", "evaluator"):
+        values = {e["name"]: e["value"] for e in pods[what]["spec"]["containers"][0]["env"]}
+        assert values["SARTOR_CANDIDATE_URL"].startswith("http://10.")
+        assert not any("stack" in m["name"] for m in pods[what]["spec"]["containers"][0]["volumeMounts"])
+
+
+@pytest.mark.parametrize("what", [*ROLES, *SERVERS])
+def test_places(pods: dict[str, Any], what: str) -> None:
+    spec = pods[what]["spec"]
+    on_accelerator = what not in ("planner", "implementer")
+    assert spec["nodeSelector"] == ({"pool": "h100"} if on_accelerator else {"pool": "small"})
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec.get("runtimeClassName") == {"implementer": "gvisor", "planner": None}.get(what, "nvidia")
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    holds = what in ("tuner", *SERVERS)
+    amounts = [c.get("resources", {}).get("limits", {}).get("nvidia.com/gpu") for c in spec["containers"]]
+    assert amounts == (["2"] if holds else [None])
+    if what in ("judge", "evaluator", "candidate"):
+        term = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]
+        assert term["labelSelector"]["matchLabels"][names.ROLE_LABEL] == "baseline"
+
+
+@pytest.mark.parametrize("what", ROLES)
+def test_jobs_try_once_and_keep_failures_apart(pods: dict[str, Any], what: str) -> None:
+    job = pods[what]["manifest"]
+    spec = job["spec"]
+    assert spec["backoffLimit"] == 0 and spec["activeDeadlineSeconds"] >= 60
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    rules = spec["podFailurePolicy"]["rules"]
+    assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert rules[1]["onExitCodes"] == {"operator": "NotIn", "values": [0]}
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert spec["suspend"] is True, "Kueue admits it"
+    assert len(job["metadata"]["name"]) <= 63
+
+
+def test_a_stack_is_unpacked_verified_and_then_read_only(pods: dict[str, Any]) -> None:
+    for what in ("candidate", "serving-stack"):
+        spec = pods[what]["spec"]
+        steps = [c["name"] for c in spec["initContainers"]]
+        assert steps == ["unpack", "build"]
+        build, serve = spec["initContainers"][1], spec["containers"][0]
+        for one in (build, serve):
+            assert {"name": "code", "mountPath": "/stack", "readOnly": True} in one["volumeMounts"]
+        assert {"name": "build", "mountPath": "/stack/stack/build", "readOnly": True} in serve["volumeMounts"]
+        assert spec["initContainers"][0]["image"] == "r.example/stack:1"
+        assert serve["command"][:4] == ["python3", "-m", "stack", "serve"]
+
+
+def test_names_fit_and_follow_from_owner_and_purpose() -> None:
+    long = names.child_name("e" * 40, "uid-1", "003/implement/12/34")
+    assert len(long) <= 63 and "-003-implement-12-34-" in long
+    assert names.child_name("a", "u", "x") == names.child_name("a", "u", "x")
+    assert len({names.child_name("a", u, x) for u in "uv" for x in "xy"}) == 4
+    assert names.digest("ab", "c") != names.digest("a", "bc")
+
+
+def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credentials() -> None:
+    world = World()
+    world.add(target())
+    world.add(synthesis(model={"source": {"synthetic": {"kind": "chain", "size": "52m"}}}))
+    live(world, until=lambda: any(names.label(p, names.ROLE_LABEL) == "candidate" for p in world.all(POD)))
+    pod = next(p for p in world.all(POD) if names.label(p, names.ROLE_LABEL) == "candidate")
+    fetch = pod["spec"]["initContainers"][0]
+    assert fetch["name"] == "fetch-model" and fetch["command"] == ["sartor-role", "fetch-model"]
+    source = next(e["value"] for e in fetch["env"] if e["name"] == "SARTOR_MODEL_SOURCE")
+    assert '"size":"52m"' in source

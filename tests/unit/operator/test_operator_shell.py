@@ -1,0 +1,377 @@
+"""The thin shell: cache, queue, client, watches, lease. The API server is a small real HTTP server."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.client import Configuration
+
+from sartor_operator import names
+from sartor_operator.cache import Cache
+from sartor_operator.client import Client
+from sartor_operator.connection import Connection
+from sartor_operator.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    ExpiredError,
+    NotFoundError,
+    RefusedError,
+    TransientError,
+)
+from sartor_operator.keyqueue import FIRST_BACKOFF, KeyQueue
+from sartor_operator.kinds import CONFIG_MAP, LEASE, RUN, SYNTHESIS, Manifest
+from sartor_operator.lease import Leadership
+from sartor_operator.reflector import Reflector
+
+
+def thing(name: str, version: int, uid: str = "u1", **labels: str) -> Manifest:
+    meta = {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": str(version), "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
+
+
+# --- cache --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.put(CONFIG_MAP, thing("a", 10))
+    assert not cache.put(CONFIG_MAP, thing("a", 9))
+    assert not cache.put(CONFIG_MAP, thing("a", 10))
+    assert cache.put(CONFIG_MAP, thing("a", 100)), "versions are numbers: 100 is newer than 10"
+
+
+def test_what_was_deleted_does_not_come_back_by_a_late_watch() -> None:
+    cache = Cache()
+    cache.put(CONFIG_MAP, thing("a", 1))
+    cache.remove(CONFIG_MAP, "ns", "a", "u1")
+    assert not cache.put(CONFIG_MAP, thing("a", 2))
+    assert cache.put(CONFIG_MAP, thing("a", 3, uid="u2"))
+    assert not cache.remove(CONFIG_MAP, "ns", "a", "u1"), "another object has the name now"
+    assert cache.get(CONFIG_MAP, "ns", "a") is not None
+
+
+def test_a_list_replaces_what_it_could_have_seen() -> None:
+    cache = Cache()
+    told: list[str] = []
+    for number in (1, 2, 9):
+        cache.put(CONFIG_MAP, thing(f"n{number}", number, uid=f"u{number}", **{names.RUN_LABEL: "r"}))
+    cache.listen(lambda _k, m: told.append(names.name_of(m)))
+    cache.replace(CONFIG_MAP, [thing("n2", 2, uid="u2", **{names.RUN_LABEL: "r"})], at_version=5)
+    left = [names.name_of(m) for m in cache.labelled(CONFIG_MAP, "ns", names.RUN_LABEL, "r")]
+    assert left == ["n2", "n9"], "n1 is gone; n9 is newer than the list"
+    assert told == ["n1"]
+
+
+def test_large_data_is_not_kept() -> None:
+    cache = Cache()
+    cache.put(CONFIG_MAP, {**thing("a", 1), "binaryData": {"part": "x" * 1000}})
+    assert "binaryData" not in (cache.get(CONFIG_MAP, "ns", "a") or {})
+
+
+# --- queue --------------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_key_is_with_one_worker_at_a_time_and_comes_again_if_it_changed() -> None:
+    async def story() -> None:
+        queue: KeyQueue[str] = KeyQueue(Clock())
+        for key in ("a", "a", "b", "a"):
+            queue.add(key)
+        assert len(queue) == 2
+        assert await queue.take() == "a"
+        queue.add("a")
+        assert await queue.take() == "b"
+        assert len(queue) == 0, "a is at work"
+        queue.done("a")
+        assert await queue.take() == "a"
+
+    asyncio.run(story())
+
+
+def test_wake_times_and_back_off() -> None:
+    async def story() -> None:
+        clock = Clock()
+        queue: KeyQueue[str] = KeyQueue(clock)
+        queue.add("a")
+        assert await queue.take() == "a"
+        queue.done("a", wake_at=10.0)
+        queue.add_at("a", 50.0)
+        clock.now = 9.9
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.take(), 0.01)
+        clock.now = 10.0
+        assert await queue.take() == "a"
+        delays = []
+        for _ in range(4):
+            delays.append(queue.failed("a"))
+            clock.now += delays[-1]
+            assert await queue.take() == "a"
+        assert delays == [FIRST_BACKOFF * 2**n for n in range(4)]
+        queue.done("a")
+        queue.add("a")
+        assert await queue.take() == "a"
+        assert queue.failed("a") == FIRST_BACKOFF, "success ends the back-off"
+
+    asyncio.run(story())
+
+
+# --- client -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """An API server that answers from a script: (status, body, headers) in order, then 200 and an empty object."""
+
+    answers: list[tuple[int, Any, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        parsed = json.loads(body) if body else None
+        self.requests.append((request.method, request.path, dict(request.query), parsed))
+        status, answer, headers = self.answers.pop(0) if self.answers else (200, {"metadata": {}}, {})
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        return web.Response(status=status, text=text, headers=headers, content_type="application/json")
+
+
+def with_client(server: Server, story: Callable[[Client], Awaitable[None]]) -> list[tuple[str, str]]:
+    counted: list[tuple[str, str]] = []
+
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", server.handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        configuration = Configuration()
+        configuration.host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            async with Client(
+                Connection(configuration), counted=lambda v, c, _s: counted.append((v, c)), uniform=lambda: -0.499
+            ) as client:
+                await story(client)
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(run())
+    return counted
+
+
+def status(code: int, reason: str) -> tuple[int, Any, dict[str, str]]:
+    return code, {"kind": "Status", "code": code, "reason": reason, "message": f"it is {reason}"}, {}
+
+
+@pytest.mark.parametrize("first", [status(429, "TooManyRequests"), status(500, "InternalError"), (503, "proxy", {})])
+def test_what_may_pass_is_repeated(first: tuple[int, Any, dict[str, str]]) -> None:
+    server = Server([first, first, (200, thing("a", 7), {})])
+
+    async def story(client: Client) -> None:
+        assert (await client.get(CONFIG_MAP, "ns", "a"))["metadata"]["resourceVersion"] == "7"
+
+    assert [code for _, code in with_client(server, story)] == [str(first[0])] * 2 + ["200"]
+
+
+def test_retry_after_is_honoured() -> None:
+    code, body, _ = status(429, "TooManyRequests")
+    server = Server([(code, body, {"Retry-After": "1"})])
+
+    async def story(client: Client) -> None:
+        begun = asyncio.get_running_loop().time()
+        await client.get(CONFIG_MAP, "ns", "a")
+        assert asyncio.get_running_loop().time() - begun >= 1.0
+
+    with_client(server, story)
+
+
+ERRORS = [
+    (status(404, "NotFound"), NotFoundError),
+    (status(409, "AlreadyExists"), AlreadyExistsError),
+    (status(409, "Conflict"), ConflictError),
+    (status(410, "Expired"), ExpiredError),
+    (status(403, "Forbidden"), RefusedError),
+    (status(422, "Invalid"), RefusedError),
+]
+
+
+@pytest.mark.parametrize(("answer", "error"), ERRORS, ids=[e.__name__ for _, e in ERRORS])
+def test_what_repeating_does_not_cure_is_not_repeated(answer: Any, error: type[Exception]) -> None:
+    server = Server([answer])
+
+    async def story(client: Client) -> None:
+        with pytest.raises(error, match=answer[1]["reason"]):
+            await client.create(thing("a", 0), "sartor-create")
+
+    with_client(server, story)
+    assert len(server.requests) == 1
+
+
+def test_nobody_there_is_an_error_that_passes() -> None:
+    async def story(_client: Client) -> None:
+        configuration = Configuration()
+        configuration.host = "http://127.0.0.1:9"
+        async with Client(Connection(configuration), uniform=lambda: -0.499) as client:
+            with pytest.raises(TransientError, match="no answer"):
+                await client.get(CONFIG_MAP, "ns", "a")
+
+    with_client(Server(), story)
+
+
+def test_writes_say_who_and_what_version() -> None:
+    server = Server()
+
+    async def story(client: Client) -> None:
+        run = {"metadata": {"name": "r", "namespace": "ns", "uid": "u", "resourceVersion": "5"}}
+        await client.apply_status(RUN, run, {"phase": "Round"}, "sartor-status")
+        await client.delete(CONFIG_MAP, "ns", "a", "u1")
+        await client.apply(thing("a", 0), "sartor-delivery")
+
+    with_client(server, story)
+    (m1, p1, q1, b1), (m2, _, _, b2), (m3, _, q3, _) = server.requests
+    assert (m1, p1) == ("PATCH", "/apis/sartor.dev/v1alpha1/namespaces/ns/synthesisruns/r/status")
+    assert q1 == {"fieldManager": "sartor-status", "force": "true"}
+    assert b1["metadata"]["resourceVersion"] == "5" and b1["status"] == {"phase": "Round"}
+    assert m2 == "DELETE" and b2["preconditions"] == {"uid": "u1"}
+    assert m3 == "PATCH" and q3["fieldManager"] == "sartor-delivery"
+
+
+def test_a_watch_goes_on_from_the_list_and_begins_anew_when_it_is_too_old() -> None:
+    listed = {"metadata": {"resourceVersion": "5"}, "items": [thing("a", 3), thing("b", 4, uid="u2")]}
+    first = "\n".join(
+        json.dumps(event)
+        for event in (
+            {"type": "MODIFIED", "object": thing("a", 6)},
+            {"type": "DELETED", "object": thing("b", 7, uid="u2")},
+            {"type": "BOOKMARK", "object": thing("", 9)},
+        )
+    )
+    expired = json.dumps({"type": "ERROR", "object": {"code": 410, "reason": "Expired", "message": "too old"}})
+    again = {"metadata": {"resourceVersion": "20"}, "items": [thing("c", 15, uid="u3")]}
+    server = Server([(200, listed, {}), (200, first + "\n", {}), (200, expired + "\n", {}), (200, again, {})])
+
+    async def story(client: Client) -> None:
+        cache = Cache()
+        reflector = Reflector(client, cache, CONFIG_MAP, "ns")
+        task = asyncio.create_task(reflector.run())
+        while cache.get(CONFIG_MAP, "ns", "c") is None:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        assert cache.get(CONFIG_MAP, "ns", "a") is None and cache.get(CONFIG_MAP, "ns", "b") is None
+
+    with_client(server, story)
+    queries = [query for _, _, query, _ in server.requests]
+    assert queries[0]["labelSelector"] == names.SELECTOR and "resourceVersion" not in queries[0]
+    assert [q.get("resourceVersion") for q in queries[1:3]] == ["5", "9"]
+
+
+# --- lease --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Leases:
+    """The one Lease of a cluster, with the checks that the API server makes."""
+
+    lease: Manifest | None = None
+    version: int = 0
+    broken: bool = False
+
+    async def get(self, kind: Any, namespace: str | None, name: str) -> Manifest:
+        if self.broken:
+            raise TransientError("away")
+        if self.lease is None:
+            raise NotFoundError("none")
+        return self.lease
+
+    async def create(self, manifest: Manifest, manager: str) -> Manifest:
+        if self.lease is not None:
+            raise AlreadyExistsError("there")
+        return self._put(manifest)
+
+    async def replace(self, manifest: Manifest) -> Manifest:
+        if self.broken:
+            raise TransientError("away")
+        if self.lease is None or manifest["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
+            raise ConflictError("changed")
+        return self._put(manifest)
+
+    def _put(self, manifest: Manifest) -> Manifest:
+        self.version += 1
+        self.lease = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(self.version)}}
+        return self.lease
+
+
+def leader(leases: Leases, identity: str, seconds: float = 0.3) -> Leadership:
+    loop = asyncio.get_running_loop()
+    return Leadership(
+        leases,  # type: ignore[arg-type]
+        namespace="ns",
+        name="sartor-operator",
+        identity=identity,
+        seconds=seconds,
+        wall=loop.time,
+        clock=loop.time,
+    )
+
+
+def test_a_second_one_waits_until_the_first_is_gone() -> None:
+    async def story() -> None:
+        leases = Leases()
+        first, second = leader(leases, "a"), leader(leases, "b")
+        await first.acquire()
+        keeping = asyncio.create_task(first.keep())
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(0.8)
+        assert not waiting.done() and not keeping.done()
+        keeping.cancel()
+        await asyncio.wait_for(waiting, 3)
+        assert leases.lease is not None and leases.lease["spec"]["holderIdentity"] == "b"
+        assert leases.lease["spec"]["leaseTransitions"] == 1
+
+    asyncio.run(story())
+
+
+def test_a_lease_given_back_is_taken_at_once() -> None:
+    async def story() -> None:
+        leases = Leases()
+        first, second = leader(leases, "a", 60.0), leader(leases, "b", 60.0)
+        await first.acquire()
+        await first.release()
+        await asyncio.wait_for(second.acquire(), 1)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["taken", "deleted", "away"])
+def test_a_lost_lease_is_noticed(how: str) -> None:
+    async def story() -> None:
+        leases = Leases()
+        first = leader(leases, "a")
+        await first.acquire()
+        if how == "away":
+            leases.broken = True
+        elif how == "deleted":
+            leases.lease = None
+        else:
+            assert leases.lease is not None
+            leases.lease["spec"]["holderIdentity"] = "b"
+            leases._put(leases.lease)
+        await asyncio.wait_for(first.keep(), 2)
+
+    asyncio.run(story())
+
+
+def test_kinds_have_the_paths_that_the_api_server_knows() -> None:
+    assert SYNTHESIS.path("ns", "a", "status") == "/apis/sartor.dev/v1alpha1/namespaces/ns/servingsyntheses/a/status"
+    assert CONFIG_MAP.path(None) == "/api/v1/configmaps"
+    assert LEASE.path("ns", "l") == "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l"

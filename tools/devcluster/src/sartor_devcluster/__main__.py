@@ -1,0 +1,3 @@
+from sartor_devcluster.cli import main
+
+main()

@@ -1,0 +1,6 @@
+"""Where the Kubernetes binaries come from: what is there already, what can be downloaded, what can be built."""
+
+from sartor_devcluster.binaries.find import find_binaries
+from sartor_devcluster.binaries.offer import COMPONENTS, Binaries, Source
+
+__all__ = ["COMPONENTS", "Binaries", "Source", "find_binaries"]

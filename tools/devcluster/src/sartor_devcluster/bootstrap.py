@@ -1,0 +1,117 @@
+"""The objects that a new cluster needs before node agents can join it, as kubeadm makes them, and what tells it is usable.
+
+Node agents join by TLS bootstrap: a bootstrap token may ask for a client certificate, which the controller manager approves
+by itself; a serving certificate is approved by our own approver, so that `kubectl logs` reaches the agent.
+"""
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from sartor_devcluster.api import ApiError, AsyncApi
+from sartor_devcluster.pki import APPROVER_USER, KUBELET_CLIENT
+
+_RBAC = "/apis/rbac.authorization.k8s.io/v1"
+_SIGNER = "kubernetes.io/kubelet-serving"
+_CSR = "certificatesigningrequests"
+_BOOTSTRAPPERS = "system:bootstrappers:sartor"
+
+
+def new_token(draw: Any = secrets.token_hex) -> str:
+    """A bootstrap token, `ID.SECRET` with 6 and 16 lower-case letters and digits."""
+    return f"{draw(3)}.{draw(8)}"
+
+
+def objects(token: str) -> list[tuple[str, dict[str, Any]]]:
+    """Path and manifest of each object."""
+    identifier, secret = token.split(".")
+    return [
+        _cluster_role(
+            APPROVER_USER,
+            [
+                {"apiGroups": ["certificates.k8s.io"], "resources": [_CSR], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": ["certificates.k8s.io"], "resources": [f"{_CSR}/approval"], "verbs": ["update"]},
+                {
+                    "apiGroups": ["certificates.k8s.io"],
+                    "resources": ["signers"],
+                    "resourceNames": [_SIGNER],
+                    "verbs": ["approve"],
+                },
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+            ],
+        ),
+        _binding(APPROVER_USER, APPROVER_USER, _user(APPROVER_USER)),
+        _binding("sartor:apiserver-to-kubelet", "system:kubelet-api-admin", _user(KUBELET_CLIENT)),
+        _binding("sartor:node-bootstrapper", "system:node-bootstrapper", _group(_BOOTSTRAPPERS)),
+        _binding(
+            "sartor:node-client-certificates",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            _group(_BOOTSTRAPPERS),
+        ),
+        _binding(
+            "sartor:node-client-renewal",
+            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            _group("system:nodes"),
+        ),
+        (
+            f"/api/v1/namespaces/kube-system/secrets/bootstrap-token-{identifier}",
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": f"bootstrap-token-{identifier}", "namespace": "kube-system"},
+                "type": "bootstrap.kubernetes.io/token",
+                "stringData": {
+                    "token-id": identifier,
+                    "token-secret": secret,
+                    "usage-bootstrap-authentication": "true",
+                    "usage-bootstrap-signing": "true",
+                    "auth-extra-groups": _BOOTSTRAPPERS,
+                    "description": "Node agents of this development cluster join with it.",
+                },
+            },
+        ),
+    ]
+
+
+async def apply(api: AsyncApi, token: str) -> None:
+    """Create or correct every object. Raises `ApiError` or `OSError` when the API server is not there yet: try again."""
+    for path, manifest in objects(token):
+        await api.apply(path, manifest)
+
+
+async def usable(api: AsyncApi) -> bool:
+    """Whether pods can be created: the controller manager has made the default namespace's service account."""
+    try:
+        await api.call("GET", "/api/v1/namespaces/default/serviceaccounts/default")
+    except (ApiError, OSError):
+        return False
+    return True
+
+
+def _cluster_role(name: str, rules: list[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    manifest = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name},
+        "rules": rules,
+    }
+    return f"{_RBAC}/clusterroles/{name}", manifest
+
+
+def _binding(name: str, role: str, subject: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    manifest = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [subject],
+    }
+    return f"{_RBAC}/clusterrolebindings/{name}", manifest
+
+
+def _user(name: str) -> dict[str, str]:
+    return {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}
+
+
+def _group(name: str) -> dict[str, str]:
+    return {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": name}
