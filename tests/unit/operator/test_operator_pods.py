@@ -110,6 +110,9 @@ def test_an_implementer_has_no_identity_and_what_is_around_it_has(pods: dict[str
     committer = spec["containers"][0]
     assert "identity" in [m["name"] for m in source["volumeMounts"]]
     assert not any("TOKEN" in e["name"] for e in agent["env"])
+    temporary = [next(m["name"] for m in c["volumeMounts"] if m["mountPath"] == "/tmp") for c in (agent, committer)]
+    assert temporary[0] != temporary[1] and {v["name"] for v in spec["volumes"]} >= set(temporary)
+    assert {"name": "PYTHONNOUSERSITE", "value": "1"} in committer["env"]
     assert "identity" not in [m["name"] for m in agent["volumeMounts"]]
     assert "identity" in [m["name"] for m in committer["volumeMounts"]]
     assert agent["command"][-1] == "implementer" and committer["command"][-1] == "committer"

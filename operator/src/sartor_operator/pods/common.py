@@ -31,8 +31,7 @@ CONTAINER_SECURITY: Manifest = {
 }
 """Both together are the `restricted` profile of the Pod Security Standards."""
 
-SCRATCH: Manifest = {"name": "scratch", "emptyDir": {}}
-SCRATCH_MOUNT: Manifest = {"name": "scratch", "mountPath": "/tmp"}
+SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,22 @@ class Place:
         return str(getattr(self.hardware.images, which) or getattr(self.settings.images, which))
 
 
-def container(name: str, image: str, **fields: Any) -> Manifest:
-    """A container under the restricted profile, with a writable `/tmp` and `HOME` there."""
-    mounts = [SCRATCH_MOUNT, *fields.pop("volumeMounts", [])]
-    environment = [{"name": "HOME", "value": "/tmp"}, *fields.pop("env", [])]
+def empty(name: str) -> Manifest:
+    """A volume that begins empty and ends with its pod."""
+    return {"name": name, "emptyDir": {}}
+
+
+def container(name: str, image: str, *, scratch: str = SCRATCH, **fields: Any) -> Manifest:
+    """A container under the restricted profile, with a writable `/tmp` (the volume `scratch`) and `HOME` there.
+
+    Python loads nothing from there: what one container of a pod leaves in `/tmp` is no code for the next.
+    """
+    mounts = [{"name": scratch, "mountPath": "/tmp"}, *fields.pop("volumeMounts", [])]
+    environment = [
+        {"name": "HOME", "value": "/tmp"},
+        {"name": "PYTHONNOUSERSITE", "value": "1"},
+        *fields.pop("env", []),
+    ]
     return {
         "name": name,
         "image": image,
@@ -78,7 +89,7 @@ def pod_spec(place: Place, *, account: str, serving: bool, **fields: Any) -> Man
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": POD_SECURITY,
-        "volumes": [SCRATCH, *fields.pop("volumes", [])],
+        "volumes": [empty(SCRATCH), *fields.pop("volumes", [])],
         **fields,
     }
     if hardware.tolerations:

@@ -23,6 +23,7 @@ from sartor_operator.pods.common import (
     MODEL,
     Place,
     container,
+    empty,
     model_volumes,
     pod_spec,
     queue_labels,
@@ -200,6 +201,7 @@ def _pod(
             "agent",
             place.image("agent"),
             command=[*command, "implementer"],
+            scratch="agent-scratch",  # what it leaves in its /tmp, the committer never meets
             env=environment,
             volumeMounts=mounts,
             resources=resources,
@@ -210,7 +212,7 @@ def _pod(
             serving=False,
             runtime=place.hardware.sandbox_runtime_class_name,
             restartPolicy="Never",
-            volumes=volumes,
+            volumes=[*volumes, empty("agent-scratch")],
             initContainers=[*fetch, source, agent],
             containers=[
                 container(
