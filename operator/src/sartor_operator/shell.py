@@ -3,9 +3,9 @@
 Order of the start: the lease, then one full list of every kind (so that no decision is made from half of the picture), then
 watches and workers. Events only put what they bring into the cache; the cache tells which keys to look at.
 
-kopf does not watch: it does not tell what was deleted while a watch was interrupted, and with it watching Sartor's own kinds a
-restart with 1,000 syntheses (and as many runs) took 78 s on a busy machine, for a cause that was not looked into. The
-reflector's lists replace what is cached.
+kopf does not watch: it does not tell what was deleted while a watch was interrupted, and with it watching Sartor's own
+kinds a restart with 1,000 syntheses (and as many runs) took 78 s on a busy machine, for a cause that was not looked into.
+The reflector's lists replace what is cached.
 """
 
 import asyncio

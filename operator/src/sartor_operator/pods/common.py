@@ -57,12 +57,12 @@ def empty(name: str) -> Manifest:
     return {"name": name, "emptyDir": {}}
 
 
-def container(name: str, image: str, *, scratch: str = SCRATCH, **fields: Any) -> Manifest:
-    """A container under the restricted profile, with a writable `/tmp` (the volume `scratch`) and `HOME` there.
+def container(name: str, image: str, **fields: Any) -> Manifest:
+    """A container under the restricted profile, with a writable `/tmp` (the volume that `scratch` names) and `HOME` there.
 
     Python loads nothing from there: what one container of a pod leaves in `/tmp` is no code for the next.
     """
-    mounts = [{"name": scratch, "mountPath": "/tmp"}, *fields.pop("volumeMounts", [])]
+    mounts = [{"name": fields.pop("scratch", SCRATCH), "mountPath": "/tmp"}, *fields.pop("volumeMounts", [])]
     environment = [
         {"name": "HOME", "value": "/tmp"},
         {"name": "PYTHONNOUSERSITE", "value": "1"},
