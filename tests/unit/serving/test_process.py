@@ -23,6 +23,8 @@ import os
 import numpy as np
 
 class NativeDecoder:
+    arithmetic = "counting"
+
     def __init__(self, model_dir, *, kv_pages, threads):
         self.steps = 0
 
@@ -110,6 +112,7 @@ def test_it_serves_and_stops_cleanly_when_idle(place: Path, processes: list[Proc
     out, err = process.popen.communicate(timeout=20)
     assert process.popen.returncode == 0, err
     assert "decoder closed" in out
+    assert "(llama; counting) loaded in" in err, "the line at start names the decoder's arithmetic"
     assert "Traceback" not in err
 
 

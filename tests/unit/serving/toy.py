@@ -68,6 +68,8 @@ def counting(context: Sequence[int]) -> int:
 class ToyDecoder:
     """Implements the decoder protocol; `rule` maps a context to the next token."""
 
+    arithmetic = "scattering"
+
     def __init__(self, made: Stack, rule: Callable[[Sequence[int]], int] = scattered) -> None:
         self.spec = made.spec
         self.rule = rule
