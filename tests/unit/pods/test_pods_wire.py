@@ -20,6 +20,7 @@ from sartor_api.search.records import (
     Verdict,
 )
 from sartor_api.search.wire import LONGEST_REPORT, ReportError, StepReport, failed, read_report, report_text
+from sartor_operator.pods import common, jobs
 
 text = st.text(max_size=3000)
 verdicts = st.builds(
@@ -90,8 +91,6 @@ def test_a_report_that_cannot_fit_is_an_error() -> None:
 
 
 def test_every_variable_that_the_operator_sets_is_known() -> None:
-    jobs = pytest.importorskip("sartor_operator.pods.jobs")
-    common = pytest.importorskip("sartor_operator.pods.common")
     known = {name for module in (contract, model) for name in variables(module)} | {"SARTOR_ROLE"}
     assert {name for module in (jobs, common) for name in variables(module)} <= known
 

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 from repository_world import NAMESPACE, RUN, World, caller, serving
 
+from sartor_operator import errors, stacks
 from sartor_repository.policy import LIMITS, MIB, Limits, Role
 from sartor_repository.service import Capacity
 
@@ -305,8 +306,6 @@ def test_a_stack_that_is_not_there_is_a_sentence(world: World) -> None:
 
 
 def test_the_operator_s_own_client_reads_a_stack(world: World, tmp_path: Path) -> None:
-    stacks = pytest.importorskip("sartor_operator.stacks")
-    errors = pytest.importorskip("sartor_operator.errors")
     tree = world.work("tree")
     commit = world.commit(tree, dict(STACK))
     assert world.push("implementer", tree, "HEAD:refs/heads/candidate/001").returncode == 0
