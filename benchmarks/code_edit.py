@@ -5,7 +5,7 @@ range of its n-gram speculation), the stack over its number of threads. Then win
 match rate, kind of edit and the request without a prediction is served by one and the same stack; its own plain decoding is
 the same stack composed without speculation.
 
-    python -m benchmarks.code_edit [--size 52m] [--file-tokens 192] [--pairs 5]
+    python -m benchmarks.code_edit [--size 52m] [--part plain] [--file-tokens 192] [--pairs 8]
 """
 
 import argparse
@@ -30,6 +30,8 @@ TARGETS: dict[str, dict[str, float]] = {
 EDITS = ("insert95", "delete95", "move95")
 EDIT_SHARE = 0.7
 PLAIN_SHARE = 0.97
+PAIRS = {"plain": 8, "ngram": 5, "own": 30}
+"""What the stack is compared with, and windows of each arm. Its own plain decoding differs by little: many short pairs."""
 BASE = {"serving-core": {}, "model-loading": {}}
 
 
@@ -54,40 +56,44 @@ def at_95(response: EvaluateResponse) -> float:
     return response.arms["match95"].metric
 
 
-def bench(record: Bench, folder: Path, size: str, file_tokens: int, pairs: int, *, short_grid: bool) -> None:
-    work = Workbench(folder, size)
+def bench(folder: Path, size: str, part: str, file_tokens: int, pairs: int, *, short_grid: bool) -> None:
+    """One part into a file of its own, so that a part can be measured again without the others."""
+    work, record = Workbench(folder, size), Bench("code_edit", f"{size}_{part}")
     prefix, targets = f"run/code-edit/{size}/c1", TARGETS[size]
     plain_settings, drafted_settings = vllm_settings("code-edit", all_cores=short_grid)
     once = MeasurementPolicy.quick(maximum_contention=0.9)
-    plain, plain_grid = work.tune(plain_settings, {"plain": scenario(64, rates=(0,))}, once, objective)["plain"]
-    # One dimension after the other: threads as plain decoding wants them, then width and lookup range.
-    drafted_settings = [setting for setting in drafted_settings if setting.environment == plain.environment]
-    at95 = scenario(file_tokens, rates=(95,))
-    drafted, drafted_grid = work.tune(drafted_settings, {"match95": at95}, once, at_95)["match95"]
-
     speeds: dict[int, float] = {}
     for threads in (2,) if short_grid else (1, 2):
         with work.stack("code-edit", recipes(threads)) as server:
             speeds[threads] = objective(work.alone(server, scenario(file_tokens), once))
     threads = max(speeds, key=lambda number: speeds[number])
     seen = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
-    mine = f"{threads} thread(s) ({seen} tok/s); file of {file_tokens} tokens"
+    mine = f"stack: {threads} thread(s) ({seen} tok/s); file of {file_tokens} tokens"
 
     with work.stack("code-edit", recipes(threads)) as stack:
-        with work.vllm(plain) as vllm:
-            response = work.paired(stack, vllm, scenario(file_tokens, edits=True), policy(pairs))
-            against_plain(record, response, prefix, targets, f"stack: {mine}; vLLM: {plain.name}, of {plain_grid}")
-        with work.vllm(drafted) as vllm:
-            response = work.paired(stack, vllm, scenario(file_tokens), policy(pairs))
-            note = f"stack: {mine}; vLLM: {drafted.name}, of {drafted_grid}"
-            for name, ratio, rates in conditions(response):
-                target = targets["ngram"] if name == "match95" else None
-                record.add(ratio_row(f"{prefix}/{name}/vs-vllm-ngram", ratio, target, f"{note}; {rates}"))
-        with work.stack("code-edit", {**BASE, "native-decoder": {"THREADS": threads}}) as own:
-            response = work.paired(stack, own, scenario(file_tokens, rates=(0,)), policy(3 * pairs))
+        if part == "own":
+            with work.stack("code-edit", {**BASE, "native-decoder": {"THREADS": threads}}) as own:
+                response = work.paired(stack, own, scenario(file_tokens, rates=(0,)), policy(pairs))
             for name, ratio, rates in conditions(response):
                 bar = f"{prefix}/{name}/vs-own-plain-decoding"
-                record.add(ratio_row(bar, ratio, PLAIN_SHARE, f"same stack without speculation; {rates}"))
+                record.add(ratio_row(bar, ratio, PLAIN_SHARE, f"same stack without speculation; {rates}; {mine}"))
+            return
+        plain, listed = work.tune(plain_settings, {"plain": scenario(64, rates=(0,))}, once, objective)["plain"]
+        if part == "plain":
+            with work.vllm(plain) as vllm:
+                response = work.paired(stack, vllm, scenario(file_tokens, edits=True), policy(pairs))
+            against_plain(record, response, prefix, targets, f"{mine}; vLLM: {plain.name}, of {listed}")
+            return
+        # One dimension after the other: threads as plain decoding wants them, then width and lookup range.
+        drafted_settings = [setting for setting in drafted_settings if setting.environment == plain.environment]
+        at95 = scenario(file_tokens, rates=(95,))
+        drafted, listed = work.tune(drafted_settings, {"match95": at95}, once, at_95)["match95"]
+        with work.vllm(drafted) as vllm:
+            response = work.paired(stack, vllm, scenario(file_tokens), policy(pairs))
+        for name, ratio, rates in conditions(response):
+            target = targets["ngram"] if name == "match95" else None
+            note = f"{mine}; vLLM: {drafted.name}, of {listed}; {rates}"
+            record.add(ratio_row(f"{prefix}/{name}/vs-vllm-ngram", ratio, target, note))
 
 
 def recipes(threads: int) -> dict[str, dict[str, int]]:
@@ -120,13 +126,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=sorted(TARGETS), help="repeatable; default: all")
     parser.add_argument("--file-tokens", type=int, help="default: 192 at 52m, 64 at 500m")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--part", action="append", choices=tuple(PAIRS), help="repeatable; default: all")
+    parser.add_argument("--pairs", type=int, help=f"default: {PAIRS}")
     parser.add_argument("--short-grid", action="store_true", help="vLLM on all cores only (see vllm_settings)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sartor-bench-") as folder:
         for size in options.size or sorted(TARGETS, reverse=True):
             tokens = options.file_tokens or (192 if size == "52m" else 64)
-            bench(Bench("code_edit", size), Path(folder), size, tokens, options.pairs, short_grid=options.short_grid)
+            for part in options.part or PAIRS:
+                pairs = options.pairs or PAIRS[part]
+                bench(Path(folder), size, part, tokens, pairs, short_grid=options.short_grid)
 
 
 if __name__ == "__main__":
