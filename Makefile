@@ -3,20 +3,20 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-PACKAGES := crds skills agents operator repository runners tools/devcluster
+PACKAGES := crds skills agents operator repository runners tools/devcluster tools/demo
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 ARGS ?=
 LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo test test-fast test-cluster bench lint generate lock clean
+.PHONY: help setup baseline demo demo-down quickstart test test-fast test-cluster test-exhaustive bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) and check for a C++ compiler
-	@command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null || tools/install-compiler
+setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) and check for what is used of the system
+	@tools/install-system-packages
 
 .venv/.stamp: requirements/dev.txt $(PACKAGES:%=%/pyproject.toml)
 	@command -v python3 >/dev/null || { echo "setup: python3 (3.11 or newer) is missing; install it first" >&2; exit 1; }
@@ -30,20 +30,33 @@ setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) a
 baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
 	.venv/bin/sartor baseline setup
 
-demo: setup  ## the main job: write a stack for the quickstart workload, prove it, beat vLLM
+demo: setup  ## the main job on a Kubernetes of its own: apply a ServingSynthesis, get a proven stack beside vLLM
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor-devcluster binaries
+	.venv/bin/sartor-demo up $(ARGS)
+
+demo-down:  ## end what `make demo` left running
+	.venv/bin/sartor-demo down
+
+quickstart: setup  ## the same job without a cluster: write a stack, prove it, beat vLLM
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
-test: setup  ## all tests, real vLLM included, but those of test-cluster
+test: setup  ## all tests, on real vLLM and on a Kubernetes of their own (the first time builds it with Go: minutes)
 	.venv/bin/sartor baseline setup
-	$(PY) -m pytest -m "not cluster and not exhaustive" $(ARGS)
+	.venv/bin/sartor-devcluster binaries
+	$(PY) -m pytest -m "not exhaustive" $(ARGS)
 
 test-fast: setup  ## the tests that need neither vLLM nor patience
 	$(PY) -m pytest -m "not vllm and not slow and not cluster and not exhaustive" $(ARGS)
 
-test-cluster: setup  ## the tests on a Kubernetes of their own (the first time builds it with Go: minutes), and enumerations
+test-cluster: setup  ## only the tests on a Kubernetes of their own
 	.venv/bin/sartor-devcluster binaries
-	$(PY) -m pytest -m "cluster or exhaustive" $(ARGS)
+	$(PY) -m pytest -m "cluster and not exhaustive" $(ARGS)
+
+test-exhaustive: setup  ## the enumerations that take many minutes
+	.venv/bin/sartor-devcluster binaries
+	$(PY) -m pytest -m exhaustive $(ARGS)
 
 bench: setup  ## every figure that the project claims, into benchmarks/results/
 	.venv/bin/sartor baseline setup
@@ -55,10 +68,12 @@ lint: setup  ## ruff, pyright, import contracts, generated files
 	.venv/bin/pyright
 	.venv/bin/lint-imports
 	$(PY) -m sartor_api.generate --check
+	$(PY) -m sartor_operator.reasons --check operator/docs/reasons.md
 	$(PY) -m benchmarks.support.render --check
 
 generate: setup  ## CRDs and reference pages from the models, the page of figures from benchmarks/results
 	$(PY) -m sartor_api.generate
+	$(PY) -m sartor_operator.reasons --write operator/docs/reasons.md
 	$(PY) -m benchmarks.support.render
 
 lock:  ## renew the locks (hashes, no hosts)

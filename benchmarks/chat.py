@@ -1,12 +1,15 @@
 """`chat` at concurrency 1 and 16: output tokens/s, time to first token and inter-token latency against tuned vLLM.
 
-For each concurrency vLLM runs with its own best setting of the documented grid; the stack is one and the same for both.
+For each concurrency vLLM runs with its own best setting of the documented grid. The stack is the same one for all: of its
+settings (threads, prompt rows beside decoding rows) within 5 % of the fastest, the one with the lowest inter-token p99.
 
     python -m benchmarks.chat [--size 52m] [--pairs 6] [--window 8]
 """
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from benchmarks.support.arms import Workbench, ratio_row, vllm_settings
@@ -15,6 +18,7 @@ from sartor_agents.measurement.messages import ChatParameters, ChatScenario, Eva
 
 TARGETS = {"52m": {1: 1.9, 16: 2.1}, "500m": {1: 1.1, 16: 1.3}}
 CONCURRENCIES = (1, 16)
+CHUNKS = (32, 128)
 LATENCIES = {"ttftP99": "ttft-p99", "interTokenLatencyP99": "inter-token-p99"}
 BASE = {"serving-core": {}, "model-loading": {}}
 
@@ -28,7 +32,8 @@ def rate(response: EvaluateResponse) -> float:
     return response.objective
 
 
-def bench(record: Bench, folder: Path, size: str, pairs: int, window: float, *, short_grid: bool) -> None:
+def bench(folder: Path, size: str, loads: Sequence[int], pairs: int, window: float, *, short_grid: bool) -> None:
+    """Each concurrency of `loads` into a file of its own; the stack's setting is chosen over all of them."""
     work = Workbench(folder, size)
     once = MeasurementPolicy.quick(window_seconds=window, maximum_contention=0.9)
     policy = MeasurementPolicy.thorough(
@@ -36,22 +41,33 @@ def bench(record: Bench, folder: Path, size: str, pairs: int, window: float, *, 
         maximum_contention_difference=0.35,
     )  # fmt: skip
     settings, _ = vllm_settings("chat", all_cores=short_grid)
-    best = work.tune(settings, {c: scenario(c) for c in CONCURRENCIES}, once, rate)
-    speeds: dict[int, float] = {}
-    for threads in (2,) if short_grid else (1, 2):
-        with work.stack("chat", {**BASE, "native-decoder": {"THREADS": threads}}) as server:
-            speeds[threads] = rate(work.alone(server, scenario(*CONCURRENCIES), once))
-    threads = max(speeds, key=lambda number: speeds[number])
-    seen = ", ".join(f"{number}: {speed:.0f}" for number, speed in speeds.items())
-    mine = f"stack: {threads} thread(s) ({seen} tok/s over both concurrencies)"
-    with work.stack("chat", {**BASE, "native-decoder": {"THREADS": threads}}) as stack:
+    best = work.tune(settings, {c: scenario(c) for c in loads}, once, rate)
+    tried: dict[tuple[int, int], tuple[float, float]] = {}
+    for threads, chunk in product((2,) if short_grid else (1, 2), CHUNKS):
+        with work.stack("chat", recipes(threads, chunk)) as server:
+            response = work.alone(server, scenario(*CONCURRENCIES), once)
+        tails = [arm.inter_token_p99 for arm in response.arms.values() if arm.inter_token_p99 is not None]
+        tried[threads, chunk] = rate(response), max(tails)
+    threads, chunk = chosen(tried)
+    seen = "; ".join(f"{t}, {c}: {r:.0f} tok/s, {1000 * p:.0f} ms" for (t, c), (r, p) in tried.items())
+    mine = f"stack: {threads} thread(s), {chunk} prompt rows (alone, worst inter-token p99: {seen})"
+    with work.stack("chat", recipes(threads, chunk)) as stack:
         for concurrency, (setting, listed) in best.items():
             with work.vllm(setting) as vllm:
                 response = work.paired(stack, vllm, scenario(concurrency), policy)
             prefix = f"run/chat/{size}/c{concurrency}"
-            record.add(
-                *rows(response, prefix, TARGETS[size][concurrency], f"{mine}; vLLM: {setting.name}, of {listed}")
-            )
+            note = f"{mine}; vLLM: {setting.name}, of {listed}"
+            Bench("chat", f"{size}_c{concurrency}").add(*rows(response, prefix, TARGETS[size][concurrency], note))
+
+
+def recipes(threads: int, chunk: int) -> dict[str, dict[str, int]]:
+    return {**BASE, "serving-core": {"PREFILL_CHUNK": chunk}, "native-decoder": {"THREADS": threads}}
+
+
+def chosen(tried: Mapping[tuple[int, int], tuple[float, float]]) -> tuple[int, int]:
+    """Of the settings within 5 % of the fastest the one with the shortest tail."""
+    fastest = max(speed for speed, _ in tried.values())
+    return min((s for s, (speed, _) in tried.items() if speed >= 0.95 * fastest), key=lambda s: tried[s][1])
 
 
 def rows(response: EvaluateResponse, prefix: str, target: float, note: str) -> list[Row]:
@@ -69,13 +85,15 @@ def rows(response: EvaluateResponse, prefix: str, target: float, note: str) -> l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", action="append", choices=sorted(TARGETS), help="repeatable; default: all")
+    parser.add_argument("--concurrency", action="append", type=int, choices=CONCURRENCIES, help="default: all")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--window", type=float, default=8.0, help="seconds of a scored window")
     parser.add_argument("--short-grid", action="store_true", help="vLLM on all cores only (see vllm_settings)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sartor-bench-") as folder:
         for size in options.size or sorted(TARGETS, reverse=True):
-            bench(Bench("chat", size), Path(folder), size, options.pairs, options.window, short_grid=options.short_grid)
+            loads = options.concurrency or CONCURRENCIES
+            bench(Path(folder), size, loads, options.pairs, options.window, short_grid=options.short_grid)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,14 @@ def bench(record: Bench, folder: Path, pods: int, rounds: int) -> None:
     with DevCluster.up("bench-runner", root=folder / "clusters", lifeline=True) as cluster:
         content = {
             "directory": str(state),
-            "node": {"name": NODE, "platform": "cpu", "address": ADDRESS, "reserved": {}, "max_pods": pods + 10},
+            "node": {
+                "name": NODE,
+                "platform": "cpu",
+                "address": ADDRESS,
+                "reserved": {},
+                "max_pods": pods + 10,
+                "cluster_dns": list(cluster.cluster_dns()),
+            },
             "api": {"bootstrap_kubeconfig": str(cluster.bootstrap_kubeconfig)},
             "kubelet_api": {"serving": "cluster"},
             "environments": {"python": {"images": ["sartor.test/python:*"], "python": sys.prefix}},

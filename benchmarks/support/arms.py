@@ -15,6 +15,7 @@ from sartor_agents.backends.playbook import facts
 from sartor_agents.backends.playbook.compose import Selection, Target, compose
 from sartor_agents.baselines import VllmEngine
 from sartor_agents.baselines.environment import existing_environment
+from sartor_agents.baselines.find import engine_folders
 from sartor_agents.baselines.grid import grid
 from sartor_agents.checkpoints import SyntheticSource, cache_folder, resolve
 from sartor_agents.judge.verify import verifier
@@ -75,9 +76,7 @@ class Workbench:
 
     @contextmanager
     def vllm(self, setting: Setting, *, kv_gib: int | None = None) -> Generator[RunningServer]:
-        engine = VllmEngine(
-            self._environment, self.model_dir, "bench", self.envelope.model_len, [], cache_folder() / "baseline-home"
-        )
+        engine = VllmEngine(self._environment, self.model_dir, "bench", self.envelope.model_len, [], *engine_folders())
         server = engine.server(setting, free_port())
         if kv_gib is not None:
             server = replace(server, environment={**server.environment, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})

@@ -17,14 +17,15 @@ replicates; *met* says whether the whole interval is on the right side of the ta
 
 def page(files: list[Path]) -> str:
     """The whole page, files in the order of their names."""
-    return "\n".join([HEADER, *(section(json.loads(path.read_text(encoding="utf-8"))) for path in files)])
+    return "\n".join([HEADER, *(section(path) for path in files)])
 
 
-def section(result: dict[str, Any]) -> str:
+def section(path: Path) -> str:
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     machine = result["machine"]
     bf16 = "native bf16" if machine["native_bf16"] else "no native bf16"
     lines = [
-        f"## {result['bench']}: {result['rows'][0]['bar'].split('/')[2] if result['rows'] else 'no rows'}",
+        f"## {path.stem.replace('_', ' ')}",
         "",
         f"`{result['command']}`, {result['seconds']:.0f} s, commit {result['commit'][:12]}, "
         f"{machine['processor']}, {machine['cores']} cores, {bf16}.",

@@ -1,19 +1,24 @@
-"""What the tests of the development cluster share: waiting, processes of a namespace, a node agent's side of joining."""
+"""What the tests of the development cluster share: waiting, processes of a namespace, a node agent's side of joining, and
+Services with servers behind them."""
 
 import base64
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from sartor_devcluster import Cluster
+from sartor_devcluster import Cluster, DevCluster
 
 WAIT_SECONDS = 60.0
 T = TypeVar("T")
@@ -133,3 +138,125 @@ def signed(cluster: Cluster, name: str) -> bytes:
         return base64.b64decode(status["certificate"]) if "certificate" in status else None
 
     return wait_for(f"certificate of {name}", look)
+
+
+SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"{sys.argv[1]} for {self.client_address[0]}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer((sys.argv[1], 8080), Handler)
+print("serving", flush=True)
+server.serve_forever()
+"""
+ASK = """
+import sys, urllib.error, urllib.request
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).read().decode())
+except urllib.error.URLError as error:
+    print(f"{type(error.reason).__name__}: {error.reason}")
+"""
+RESOLVE = """
+import socket, struct, sys
+server, name = sys.argv[1], sys.argv[2]
+labels = b"".join(bytes([len(part)]) + part.encode() for part in name.rstrip(".").split(".")) + b"\\0"
+query = struct.pack(">6H", 4711, 0x0100, 1, 0, 0, 0) + labels + struct.pack(">2H", 1, 1)
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.settimeout(5)
+    asking.connect((server, 53))
+    asking.send(query)
+    answer = asking.recv(4096)
+identifier, flags, _, answers, _, _ = struct.unpack(">6H", answer[:12])
+assert identifier == 4711
+addresses = sorted(socket.inet_ntoa(answer[at : at + 4]) for at in _ends(answer, answers, 12 + len(labels) + 4))
+print(f"{flags & 15} {' '.join(addresses)}".strip())
+"""
+ENDS = """
+def _ends(answer, count, at):
+    for _ in range(count):
+        while answer[at] and answer[at] < 192:
+            at += 1 + answer[at]
+        at += 2 if answer[at] >= 192 else 1
+        kind, length = struct.unpack(">H", answer[at : at + 2])[0], struct.unpack(">H", answer[at + 8 : at + 10])[0]
+        if kind == 1:
+            yield at + 10
+        at += 10 + length
+"""
+
+
+def need(cluster: DevCluster, *names: str) -> None:
+    """Skip, with the cluster's own reason, where it does without one of these components."""
+    for name in names:
+        if (reason := cluster.status().absent(name)) is not None:
+            pytest.skip(f"without {name}: {reason}")
+
+
+def inside(cluster: DevCluster, program: str, *arguments: str) -> str:
+    """What a Python program prints that runs in the cluster's namespace, without its last newline."""
+    command = cluster.enter([sys.executable, "-c", program, *arguments])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.removesuffix("\n")
+
+
+def ask(cluster: DevCluster, url: str, seconds: float = 5.0) -> str:
+    return inside(cluster, ASK, url, str(seconds))
+
+
+def resolve(cluster: DevCluster, name: str, server: str = "10.96.0.10") -> str:
+    """Answer code (0: no error, 3: no such name) and addresses of a name."""
+    return inside(cluster, ENDS + RESOLVE, server, name)
+
+
+@contextmanager
+def servers(cluster: DevCluster, *addresses: str) -> Generator[None]:
+    """An HTTP server at port 8080 of each address, which tells its address and its client's."""
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for address in addresses:
+            command = cluster.enter([sys.executable, "-c", SERVER, address])
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "serving\n"
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def service(name: str, **spec: Any) -> dict[str, Any]:
+    ports = [{"name": "http", "port": 80, "targetPort": 8080}]
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports, **spec}}
+
+
+def endpoints(name: str, addresses: dict[str, bool], *, node: str | None = None) -> dict[str, Any]:
+    """The EndpointSlice of a Service without a selector: address to readiness."""
+    on = {"nodeName": node} if node else {}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": name,
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [a], "conditions": {"ready": ready}, **on} for a, ready in addresses.items()],
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+    }
+
+
+def address_of(cluster: Cluster, service: str) -> str:
+    """The ClusterIP of a Service in the default namespace."""
+    return str(get(cluster, "service", service)["spec"]["clusterIP"])

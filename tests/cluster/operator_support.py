@@ -1,12 +1,10 @@
-"""What the operator's tests on a real API server share: the process, a kubelet that is a script, a repository of stacks.
+"""What the operator's tests on a real API server share: the process, objects by kubectl, a repository of stacks.
 
-The pods are real objects, scheduled by the real scheduler onto a node that nobody is behind; `Kubelet` plays its part: it
-patches the status of pods as a kubelet would, by what the test says of each step.
+Pods are real and are bound by the real scheduler; `scripted_kubelet` plays the node.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -17,7 +15,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +22,30 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "operator"))
 
-from operator_world import Ends, commit_of, files_of, good
+from operator_world import Ends, commit_of, files_of
+from scripted_kubelet import Kubelet, Outsider, Script
 
 from sartor_devcluster import Cluster
-from sartor_operator import names
-from sartor_operator.client import Client
-from sartor_operator.connection import Connection
-from sartor_operator.errors import ApiError, NotFoundError, TransientError
-from sartor_operator.kinds import CONFIG_MAP, LEASE, POD, Kind, Manifest
 from sartor_operator.pods.archive import archive
-from sartor_operator.pods.jobs import STEP_KEY
-from sartor_operator.times import format_micro, format_time
-from sartor_operator.wire import StepBegin, StepReport, report_text
+
+__all__ = [
+    "Ends",
+    "Kubelet",
+    "OperatorProcess",
+    "Outsider",
+    "Script",
+    "apply",
+    "get",
+    "items",
+    "prepare",
+    "repository",
+    "synthesis",
+    "wait_for",
+    "writes_in",
+]
 
 ROOT = Path(__file__).parents[2]
-NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
-NODE_NAME = "operator-node"
 WRITES = ("create", "update", "patch", "delete")
-Script = Callable[[StepBegin, Manifest], Ends | None]
 
 
 def wait_for(what: str, look: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
@@ -97,212 +100,17 @@ TARGET = {
 def prepare(cluster: Cluster) -> None:
     """CRDs, a hardware target, a node."""
     cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "manifests"), check=True)
-    for plural in ("servingsyntheses", "synthesisruns", "servingcandidates", "hardwaretargets", "agentprofiles"):
+    kinds = (
+        "servingsyntheses",
+        "synthesisruns",
+        "servingcandidates",
+        "servingrollouts",
+        "hardwaretargets",
+        "agentprofiles",
+    )
+    for plural in kinds:
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.sartor.dev", check=True)
     apply(cluster, TARGET)
-
-
-def role_pods(kubelet: "Kubelet") -> list[str]:
-    """Step ids in the order in which their pods were started."""
-    return list(kubelet.started)
-
-
-# --- the kubelet --------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Kubelet:
-    """Plays the kubelet for the pods of one namespace, in a thread of its own. Start and stop it, or use it as a context."""
-
-    kubeconfig: Path
-    namespace: str
-    script: Script = lambda _begin, _pod: None
-    server: Callable[[Manifest], str] = lambda _pod: "ready"
-    seconds: float = 0.1
-    started: list[str] = field(default_factory=list)
-    scheduled: dict[str, float] = field(default_factory=dict)
-    """When the first pod of a synthesis was seen on a node (Unix seconds), by the synthesis's name."""
-    problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="kubelet", daemon=True)
-        self._begun: dict[str, float] = {}
-        self._handled: dict[str, str] = {}
-        self._address = 0
-
-    def __enter__(self) -> "Kubelet":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
-        assert not self.problems, self.problems
-
-    async def _run(self) -> None:
-        async with Client(Connection.load(str(self.kubeconfig))) as client:
-            await self._join(client)
-            beat = time.monotonic()
-            pods: dict[str, Manifest] = {}
-            watching = asyncio.create_task(self._watch(client, pods))
-            while not self._stop.is_set():
-                if time.monotonic() - beat > 5:
-                    beat = time.monotonic()
-                    await self._beat(client)
-                for pod in list(pods.values()):
-                    with contextlib.suppress(NotFoundError, TransientError):
-                        await self._look(client, pod)
-                await asyncio.sleep(0.02)
-            watching.cancel()
-
-    async def _watch(self, client: Client, pods: dict[str, Manifest]) -> None:
-        version = ""
-        while True:
-            try:
-                if not version:
-                    found, version = await client.list(POD, self.namespace, names.SELECTOR)
-                    pods.clear()
-                    pods.update({names.uid(p): p for p in found})
-                async for event, pod in client.watch(POD, self.namespace, version, names.SELECTOR):
-                    version = str(pod["metadata"]["resourceVersion"])
-                    if event == "DELETED":
-                        pods.pop(names.uid(pod), None)
-                    elif event != "BOOKMARK":
-                        pods[names.uid(pod)] = pod
-            except ApiError:
-                version = ""
-                await asyncio.sleep(0.2)
-
-    async def _join(self, client: Client) -> None:
-        """A node without a kubelet: Ready, roomy, its lease renewed."""
-        labels = {"kubernetes.io/hostname": NODE_NAME}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE_NAME, "labels": labels}}
-        with contextlib.suppress(ApiError):
-            await client._send("create", "POST", NODE.path(None), body=node)
-        await self._beat(client)
-        for _ in range(100):
-            found = await client.get(NODE, None, NODE_NAME)
-            if not found["spec"].get("taints"):
-                return
-            await asyncio.sleep(0.1)
-
-    async def _beat(self, client: Client) -> None:
-        now = format_time(time.time())
-        resources = {"cpu": "4k", "memory": "64Ti", "pods": "100k", "ephemeral-storage": "10Ti"}
-        ready = {
-            "type": "Ready",
-            "status": "True",
-            "reason": "Test",
-            "lastHeartbeatTime": now,
-            "lastTransitionTime": now,
-        }
-        status = {"capacity": resources, "allocatable": resources, "conditions": [ready]}
-        await self._patch(client, NODE.path(None, NODE_NAME, "status"), {"status": status})
-        lease = {
-            "apiVersion": LEASE.api_version,
-            "kind": "Lease",
-            "metadata": {"name": NODE_NAME, "namespace": "kube-node-lease"},
-            "spec": {
-                "holderIdentity": NODE_NAME,
-                "leaseDurationSeconds": 40,
-                "renewTime": format_micro(time.time()),
-            },
-        }
-        with contextlib.suppress(ApiError):
-            await client.apply(lease, "kubelet")
-
-    async def _patch(self, client: Client, path: str, body: Mapping[str, Any]) -> None:
-        await client._send("patch", "PATCH", path, body=body, content_type="application/merge-patch+json")
-
-    async def _status(self, client: Client, pod: Manifest, **status: Any) -> None:
-        await self._patch(client, POD.path(self.namespace, names.name_of(pod), "status"), {"status": status})
-
-    async def _look(self, client: Client, pod: Manifest) -> None:
-        uid = names.uid(pod)
-        if names.deleting(pod):
-            if self._handled.get(uid) != "gone":
-                self._handled[uid] = "gone"
-                body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
-                await client._send("delete", "DELETE", POD.path(self.namespace, names.name_of(pod)), body=body)
-            return
-        if not pod["spec"].get("nodeName"):
-            return
-        self.scheduled.setdefault(names.label(pod, names.SYNTHESIS_LABEL), time.time())
-        role = names.label(pod, names.ROLE_LABEL)
-        if role in ("candidate", "baseline", "serving-stack", "serving-baseline"):
-            await self._serve(client, pod, role)
-        elif names.label(pod, names.STEP_LABEL):
-            await self._role(client, pod)
-
-    async def _serve(self, client: Client, pod: Manifest, role: str) -> None:
-        uid = names.uid(pod)
-        fate = self.server(pod) if role == "candidate" else "ready"
-        if self._handled.get(uid) == fate:
-            return
-        self._handled[uid] = fate
-        now = format_time(time.time())
-        if fate == "ready":
-            self._address += 1
-            address = f"10.250.{self._address >> 8}.{self._address & 255}"
-            running = {"name": "serve", "image": "i", "imageID": "", "restartCount": 0, "ready": True}
-            running["state"] = {"running": {"startedAt": now}}
-            kinds = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-            await self._status(
-                client,
-                pod,
-                phase="Running",
-                podIP=address,
-                podIPs=[{"ip": address}],
-                startTime=now,
-                conditions=[{"type": kind, "status": "True", "lastTransitionTime": now} for kind in kinds],
-                containerStatuses=[running],
-            )
-        elif fate == "evicted":
-            await self._status(client, pod, phase="Failed", reason="Evicted", message="low on memory")
-        elif fate != "pending":
-            name, code, reason = fate.split(":")
-            ended = {"exitCode": int(code), "reason": reason, "startedAt": now, "finishedAt": now, "message": "trace"}
-            status = {"name": name, "image": "i", "imageID": "", "restartCount": 0, "ready": False}
-            which = "containerStatuses" if name == "serve" else "initContainerStatuses"
-            await self._status(client, pod, phase="Failed", **{which: [{**status, "state": {"terminated": ended}}]})
-
-    async def _role(self, client: Client, pod: Manifest) -> None:
-        uid = names.uid(pod)
-        step = pod["metadata"]["annotations"][names.STEP_ANNOTATION]
-        if uid not in self._begun:
-            self._begun[uid] = time.monotonic()
-            self.started.append(step)
-        if uid in self._handled or time.monotonic() - self._begun[uid] < self.seconds:
-            return
-        volumes = pod["spec"]["volumes"]
-        name = next(v["configMap"]["name"] for v in volumes if v["name"] == "step")
-        step_map = await client.get(CONFIG_MAP, self.namespace, name)
-        begin = StepBegin.model_validate_json(step_map["data"][STEP_KEY])
-        ends = self.script(begin, pod) or Ends()
-        if ends.never:
-            return
-        self._handled[uid] = "done"
-        now = format_time(time.time())
-        message = ends.message
-        failed = bool(ends.code or ends.pod_reason or ends.disrupted)
-        if message is None and not failed:
-            commit = hashlib.sha1(begin.id.encode()).hexdigest()
-            message = report_text(StepReport(step=begin.id, result=ends.result or good(begin), commit=commit))
-        ended = {"exitCode": ends.code, "startedAt": now, "finishedAt": now}
-        ended |= {"reason": ends.reason} if ends.reason else {}
-        ended |= {"message": message} if message else {}
-        container = {"name": "role", "image": "i", "imageID": "", "restartCount": 0, "ready": False}
-        status: dict[str, Any] = {
-            "phase": "Failed" if failed else "Succeeded",
-            "containerStatuses": [{**container, "state": {"terminated": ended}}],
-        }
-        if ends.pod_reason:
-            status |= {"reason": ends.pod_reason, "message": "by the test"}
-        if ends.disrupted:
-            kind = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-            status["conditions"] = [kind | {"lastTransitionTime": now}]
-        await self._status(client, pod, **status)
 
 
 # --- the repository -----------------------------------------------------------------------------------------------------

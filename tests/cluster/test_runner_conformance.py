@@ -11,12 +11,14 @@ from runner_support import IMAGE, RunnerProcess
 from sartor_devcluster import DevCluster
 
 CASES = cases()
+NAMES = {"node": {"cluster_dns": ["10.96.0.10"]}}
+"""What a node of any cluster says; the cases look at what pods are told, not at who answers."""
 
 
 @pytest.fixture(scope="module")
 def outcomes(cluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
     """All cases are replayed together, as most of their time is waiting."""
-    runner = RunnerProcess(cluster, tmp_path_factory.mktemp("runner"), "runner-1", "10.240.0.11", {})
+    runner = RunnerProcess(cluster, tmp_path_factory.mktemp("runner"), "runner-1", "10.240.0.11", NAMES)
     try:
         runner.start()
         found = asyncio.run(replay(cluster.kubeconfig, CASES, image=IMAGE, node=runner.name))

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 
 import pytest
 from runner_support import Pods, RunnerProcess, pod_manifest, wait_for
@@ -69,7 +70,7 @@ def test_a_watch_that_broke_off_misses_nothing(own: tuple[DevCluster, RunnerProc
 
 
 def test_a_deleted_node_is_registered_again(own: tuple[DevCluster, RunnerProcess]) -> None:
-    cluster, _ = own
+    cluster, runner = own
     cluster.kubectl("delete", "node", NAME, check=True)
     time.sleep(0.5)
 
@@ -78,3 +79,14 @@ def test_a_deleted_node_is_registered_again(own: tuple[DevCluster, RunnerProcess
         return cluster.kubectl("get", "node", NAME, "-o", path).stdout == "True"
 
     wait_for("the node", ready, 30)
+    wait_for("its range", lambda: pod_range(cluster), 30)
+    time.sleep(1)  # the runner reads it as soon as it is there
+    pods = Pods(cluster, runner)
+    pods.create("after", ["sleep", "600"])
+    address = pods.ready("after")["status"]["podIP"]
+    pods.remove()
+    assert ip_address(address) in ip_network(pod_range(cluster)), "the old range may be another node's now"
+
+
+def pod_range(cluster: DevCluster) -> str:
+    return cluster.kubectl("get", "node", NAME, "-o", "jsonpath={.spec.podCIDR}").stdout

@@ -50,7 +50,7 @@ class Prices(ApiModel):
     """Prompt tokens from the provider's cache; by default as `input`."""
     output: DecimalString
     """Generated tokens, reasoning included."""
-    currency: Annotated[str, Pattern(r"[A-Z]{3}", "an ISO 4217 currency code such as USD", 3)] = "USD"
+    currency: Annotated[str, Pattern(r"[A-Z]{3}", "an ISO 4217 currency code such as USD", 16)] = "USD"
     """ISO 4217 code."""
 
 
@@ -181,7 +181,7 @@ class AgentProfileStatus(ApiModel):
     endpoints: Annotated[tuple[EndpointState, ...], Field(max_length=8), ListMap(("url",))] = ()
     """How the providers do."""
     tokens_used: Count = 0
-    """Tokens of all runs together."""
+    """Tokens of all runs with this profile that are still there."""
 
 
 class AgentProfile(Resource):

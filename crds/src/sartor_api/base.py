@@ -21,6 +21,9 @@ API_VERSION: Literal["sartor.dev/v1alpha1"] = "sartor.dev/v1alpha1"
 RULE_ERROR = "sartor_rules"
 """The pydantic error type under which broken rules are reported; its context holds them as ``broken``."""
 
+WORDS = "x-sartor-words"
+"""In the JSON schema of text that has a form: what is said of text that has another."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

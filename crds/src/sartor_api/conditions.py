@@ -70,7 +70,7 @@ class Reason(_Documented):
     NOT_CONFIRMED = "NotConfirmed", "The fresh measurement did not bear out the claim."
     CANNOT_PAY_BACK = (
         "CannotPayBack",
-        "At the traffic known the search cannot earn back its cost, and policy is require.",
+        "At the traffic known the search cannot earn back its cost; with policy require it does not begin, or ends.",
     )
     CANCELLED = "Cancelled", "A human ended it."
     SUPERSEDED = "Superseded", "A newer run or rollout took its place."

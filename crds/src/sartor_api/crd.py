@@ -12,7 +12,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from sartor_api.base import GROUP, VERSION, ApiModel
+from sartor_api.base import GROUP, VERSION, WORDS, ApiModel
 from sartor_api.meta import Resource
 from sartor_api.quantities import DecimalString, Duration, Percentage, Quantity, Threshold
 
@@ -35,6 +35,7 @@ _KEPT = (
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
+    WORDS,
 )
 _DROPPED = ("title", "description", "default", "properties", "items", "additionalProperties", "propertyNames")
 
@@ -65,7 +66,7 @@ def crd(kind: type[Resource]) -> Schema:
             }
             for column in naming.columns
         ],
-        "schema": {"openAPIV3Schema": structural(kind)},
+        "schema": {"openAPIV3Schema": _spoken(structural(kind))},
     }
     if naming.selectable:
         version["selectableFields"] = [{"jsonPath": path} for path in naming.selectable]
@@ -110,6 +111,31 @@ def structural(kind: type[ApiModel]) -> Schema:
     return schema
 
 
+def _spoken(schema: Schema, *, asked: bool = False) -> Schema:
+    """The schema with rules that say what is wanted in place of patterns, which the API server would recite.
+
+    In `spec` alone (`asked`): nobody writes a status by hand.
+    """
+    spoken = {key: value for key, value in schema.items() if key != WORDS}
+    if asked and WORDS in schema:
+        form = f"self.matches(r'{spoken.pop('pattern')}')"
+        if schema.get("x-kubernetes-int-or-string"):
+            # A number without quotes has no pattern; it may have as many digits as the pattern allows.
+            form = f"type(self) == int ? self >= 0 && self < 1000000000000000 : {form}"
+        if spoken.get("format") == "duration":
+            del spoken["format"]  # it is looser than the pattern, and has CEL see a length in place of the text
+        said = {"rule": form, "message": schema[WORDS]}
+        spoken["x-kubernetes-validations"] = [said, *schema.get("x-kubernetes-validations", ())]
+    for part in ("items", "additionalProperties"):
+        if part in schema:
+            spoken[part] = _spoken(schema[part], asked=asked)
+    if "properties" in schema:
+        spoken["properties"] = {
+            name: _spoken(below, asked=asked or name == "spec") for name, below in schema["properties"].items()
+        }
+    return spoken
+
+
 def _translated(source: Schema, definitions: Mapping[str, Schema], where: str) -> Schema:
     if "$ref" in source:
         target = definitions[source["$ref"].rpartition("/")[2]]
@@ -122,7 +148,6 @@ def _translated(source: Schema, definitions: Mapping[str, Schema], where: str) -
         return _translated({**choices[0], **rest}, definitions, where)
     if "const" in source:
         source = {**{k: v for k, v in source.items() if k != "const"}, "enum": [source["const"]]}
-    source = {k: v for k, v in source.items() if k != "example"}
     unknown = set(source) - set(_KEPT) - set(_DROPPED)
     if unknown:
         raise ValueError(f"{where} uses {', '.join(sorted(unknown))}, which a structural schema cannot say")

@@ -13,7 +13,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from sartor_api.base import ApiModel
+from sartor_api.base import WORDS, ApiModel
 from sartor_api.quantities import DecimalString
 
 
@@ -40,7 +40,8 @@ class Pattern:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return handler(schema) | {"pattern": f"^(?:{self.expression})$", "maxLength": self.longest}
+        shape = {"pattern": f"^(?:{self.expression})$", "maxLength": self.longest}
+        return handler(schema) | shape | {WORDS: f"is not {self.wanted}"}
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,22 @@ Hostname = Annotated[
         253,
     ),
 ]
-Commit = Annotated[str, Pattern(r"[0-9a-f]{40}", "a full git commit (40 lower-case hexadecimal digits)", 40)]
-Digest = Annotated[str, Pattern(r"sha256:[0-9a-f]{64}", "a digest (sha256: and 64 hexadecimal digits)", 71)]
+Commit = Annotated[str, Pattern(r"[0-9a-f]{40}", "a full git commit (40 lower-case hexadecimal digits)", 128)]
+Digest = Annotated[str, Pattern(r"sha256:[0-9a-f]{64}", "a digest (sha256: and 64 hexadecimal digits)", 128)]
 Url = Annotated[str, Pattern(r"https?://[^\s/?#]+[^\s]*", "an http:// or https:// address", 2048)]
 RelativePath = Annotated[
     str,
     Pattern(
         r"[^/\s.][^/\s]*(/[^/\s.][^/\s]*)*",
         "a relative path (no leading '/', no '..', no hidden parts, no spaces)",
+        1024,
+    ),
+]
+AbsolutePath = Annotated[
+    str,
+    Pattern(
+        r"(/([^/\s.]|\.[^/\s.]|\.\.[^/\s])[^/\s]*)+",
+        "an absolute path (a leading '/', no '.' or '..' as a part, no spaces)",
         1024,
     ),
 ]
@@ -164,7 +173,7 @@ class Money(ApiModel):
 
     amount: DecimalString
     """The amount, as a decimal number in quotes."""
-    currency: Annotated[str, Pattern(r"[A-Z]{3}", "an ISO 4217 currency code such as USD", 3)] = "USD"
+    currency: Annotated[str, Pattern(r"[A-Z]{3}", "an ISO 4217 currency code such as USD", 16)] = "USD"
     """ISO 4217 code."""
 
 

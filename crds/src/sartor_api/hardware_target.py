@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from sartor_api.base import ApiModel, Rule
+from sartor_api.base import ApiModel, Rule, exactly_one
 from sartor_api.fields import (
+    AbsolutePath,
     Count,
     Image,
     KeyReference,
@@ -111,6 +112,20 @@ class ServingResources(ApiModel):
     """Local disk."""
 
 
+class EngineCache(ApiModel):
+    """A folder in which the baseline's engine keeps what it compiled, from one start to the next.
+
+    Only pods of the engine mount it: what runs generated code never sees it.
+    """
+
+    persistent_volume_claim: Name | None = None
+    """Claim (ReadWriteMany where replicas run on several nodes) in the namespace of the pods."""
+    host_path: AbsolutePath | None = None
+    """Folder on the node. Namespaces that enforce the `baseline` or `restricted` Pod Security Standard refuse it."""
+
+    rules = (exactly_one("persistentVolumeClaim", "hostPath", noun="place of the cache"),)
+
+
 class HardwareTargetSpec(ApiModel):
     """Where things run."""
 
@@ -136,6 +151,11 @@ class HardwareTargetSpec(ApiModel):
     """What a serving pod asks for."""
     price_per_hour: Money | None = None
     """Price of one replica's hardware for an hour; without it nothing is said of money."""
+    engine_cache: EngineCache | None = None
+    """Where the baseline's engine keeps what it compiled; without it every start of vLLM compiles again."""
+    listen_on: Literal["all", "podIP"] = "all"
+    """Address that model servers listen on. `podIP` for nodes whose pods share one network (sartor-runner), where a server
+    that listens on all addresses would take the port from every other pod."""
     start_timeout: Duration = Duration("15m")
     """Time that a pod has from being scheduled to being ready."""
 
@@ -174,13 +194,17 @@ class HardwareTargetStatus(ApiModel):
     conditions: Conditions = ()
     """Ready when at least one node fits."""
     matching_nodes: Count = 0
-    """Nodes that fit."""
+    """Nodes that fit and are ready."""
+    allocatable_accelerators: Count | None = None
+    """Accelerators of these nodes that pods may have, used or not; absent for platform `cpu`."""
+    allocatable_replicas: Count | None = None
+    """Replicas that these nodes have room for when nothing else runs there."""
     free_replicas: Count | None = None
-    """Replicas for which there is room now."""
+    """Replicas for which there is room now; absent where nobody counts the pods of others."""
     product: ShortText | None = None
-    """Product that was found."""
+    """Product that was found, by the labels of these nodes; several are separated by commas."""
     driver_version: ShortText | None = None
-    """Driver that was found; a change can start a re-synthesis."""
+    """Driver that was found there; a change can start a re-synthesis."""
     roofline: Roofline | None = None
     """What it reaches."""
     message: Text = ""

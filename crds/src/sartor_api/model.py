@@ -80,7 +80,7 @@ class SyntheticSource(ApiModel):
     `tinyTrained`: a few million parameters trained on the Python standard library."""
     architecture: Architecture = "llama"
     """Architecture of the model."""
-    size: Annotated[str, Pattern(r"tiny|[1-9][0-9]{0,3}[mb]", "a size such as tiny, 52m, 500m or 1b", 5)] = "52m"
+    size: Annotated[str, Pattern(r"tiny|[1-9][0-9]{0,3}[mb]", "a size such as tiny, 52m, 500m or 1b", 16)] = "52m"
     """Approximate number of parameters: `tiny`, or a number with `m` (million) or `b` (billion)."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
     """Seed of the weights."""

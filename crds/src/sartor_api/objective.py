@@ -48,7 +48,8 @@ Confidence = Annotated[
 
 
 CONFIDENCE_RULE = Rule(
-    cel="double(self.confidence.replace('%', '')) >= 50.0 && double(self.confidence.replace('%', '')) < 100.0",
+    cel=f"!{Percentage.cel_form('self.confidence')}"
+    " || (double(self.confidence.replace('%', '')) >= 50.0 && double(self.confidence.replace('%', '')) < 100.0)",
     message='confidence is out of range; write at least "50%" and less than "100%"',
     holds=lambda model: 0.5 <= model.confidence.number < 1,
     field=".confidence",
@@ -132,13 +133,15 @@ class Objective(ApiModel):
 
     rules = (
         Rule(
-            cel="double(self.minimumSpeedup) >= 1.0",
+            cel=f"!{DecimalString.cel_form('self.minimumSpeedup')} || double(self.minimumSpeedup) >= 1.0",
             message='minimumSpeedup below 1 would roll out something slower than the baseline; write "1.0" or more',
             holds=lambda objective: objective.minimum_speedup.number >= 1,
             field=".minimumSpeedup",
         ),
         Rule(
-            cel="!has(self.targetSpeedup) || double(self.targetSpeedup) >= double(self.minimumSpeedup)",
+            cel=f"!has(self.targetSpeedup) || !{DecimalString.cel_form('self.targetSpeedup')}"
+            f" || !{DecimalString.cel_form('self.minimumSpeedup')}"
+            " || double(self.targetSpeedup) >= double(self.minimumSpeedup)",
             message="targetSpeedup is below minimumSpeedup; raise it, or lower minimumSpeedup",
             holds=lambda objective: (
                 objective.target_speedup is None or objective.target_speedup >= objective.minimum_speedup
@@ -229,7 +232,7 @@ class Measurement(ApiModel):
             field=".minimumReplicates",
         ),
         Rule(
-            cel="!has(self.window) || self.window >= duration('1s')",
+            cel=f"!has(self.window) || {Duration.cel_at_least('self.window', '1s')}",
             message="window is too short to measure anything; write 1s or more",
             holds=lambda m: m.window is None or m.window.seconds >= 1,
             field=".window",

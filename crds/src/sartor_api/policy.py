@@ -51,7 +51,7 @@ class Budget(ApiModel):
 
     rules = (
         Rule(
-            cel="self.wallClock >= duration('1m')",
+            cel=Duration.cel_at_least("self.wallClock", "1m"),
             message="wallClock is too short for anything; write 1m or more",
             holds=lambda budget: budget.wall_clock.seconds >= 60,
             field=".wallClock",
@@ -120,12 +120,18 @@ class Delivery(ApiModel):
 
 
 class Resynthesis(ApiModel):
-    """When the search runs again. (Not called `on`: YAML 1.1 reads that key as a boolean.)"""
+    """When the search runs again. (Not called `on`: YAML 1.1 reads that key as a boolean.)
+
+    A change of this spec always starts it, at once. Another value of the annotation `sartor.dev/resynthesize` does, too, as
+    soon as the search under way has ended.
+    """
 
     triggers: Annotated[tuple[Trigger, ...], Field(max_length=6), ListSet()] = ()
-    """What starts it: another `modelRevision`, `baselineVersion`, `driver` or `hardware`; `drift` of the live speed-up
-    out of its interval; new `skills`. Empty: only a change of this spec does."""
+    """What else starts it, once the search before has ended and the cooldown is over: another image of the baseline's
+    engine (`baselineVersion`), another `driver` or `hardware` (labels of the nodes, and what the HardwareTarget asks for),
+    `drift` of the live speed-up out of its interval, new `skills`. A `modelRevision` is pinned in this spec, so that
+    another one is a change of it. The status says which of them this version cannot see."""
     cooldown: Duration = Duration("7d")
-    """Least time between two searches."""
+    """Least time from the end of one search to the start of the next that a trigger begins."""
     drift_tolerance: Annotated[int, Field(ge=1, le=100)] = 10
     """Per cent by which the live speed-up may fall below the confirmed interval before that is drift."""

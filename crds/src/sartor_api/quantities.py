@@ -18,6 +18,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from sartor_api.base import WORDS
+
 
 @total_ordering
 class _Quantity:
@@ -100,9 +102,16 @@ class _Quantity:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        shape: dict[str, Any] = {"pattern": f"^(?:{cls.pattern})$", "maxLength": cls.max_length, "example": cls.example}
+        shape: dict[str, Any] = {"pattern": f"^(?:{cls.pattern})$", "maxLength": cls.max_length}
+        shape |= {WORDS: f"is not {cls.noun}; write it like {cls.example}"}
         shape |= {"x-kubernetes-int-or-string": True} if cls.int_or_string else {"type": "string"}
         return shape | ({"format": cls.format} if cls.format else {})
+
+    @classmethod
+    def cel_form(cls, path: str) -> str:
+        """CEL: the text at `path` has this form. A rule that computes with it asks first: of other text the schema
+        complains already, and CEL would complain of the rule."""
+        return f"{path}.matches(r'^(?:{cls.pattern})$')"
 
 
 class Duration(_Quantity):
@@ -142,6 +151,15 @@ class Duration(_Quantity):
     @property
     def timedelta(self) -> timedelta:
         return timedelta(seconds=self.seconds)
+
+    @classmethod
+    def cel_at_least(cls, path: str, least: str) -> str:
+        """CEL: the duration at `path` is `least` (an hour at most) or more; text of another form is left to the schema.
+
+        CEL's own durations end at hours. A day that counts as an hour is on the same side of such a bound, and costs less
+        to estimate than taking the text apart.
+        """
+        return f"!{cls.cel_form(path)} || duration({path}.replace('d', 'h')) >= duration('{least}')"
 
     @classmethod
     def of(cls, seconds: float) -> Self:

@@ -119,7 +119,7 @@ class ServingCandidate(Resource):
             Column(name="Round", path=".spec.round", description="Its round.", type="integer"),
             Column(name="Phase", path=".status.phase", description="Where it stands."),
             Column(name="Speedup", path=".status.speedup.text", description="Over the baseline, with interval."),
-            Column(name="Hypothesis", path=".spec.hypothesis.summary", description="What it claims."),
+            Column(name="Hypothesis", path=".spec.hypothesis.summary", description="What it claims.", wide=True),
             Column(name="Commit", path=".status.commit", description="Its commit.", wide=True),
             Column(name="Message", path=".status.message", description="Why it was decided so.", wide=True),
             AGE,

@@ -35,6 +35,19 @@ class RunCause(StrEnum):
     MANUAL = "Manual"
 
 
+class Environment(ApiModel):
+    """What was found when the run began and stands in no spec. Found different later, it can start a re-synthesis."""
+
+    product: ShortText | None = None
+    """Product of the nodes, as the status of the HardwareTarget said it; absent while it was unknown."""
+    driver_version: ShortText | None = None
+    """Driver of the nodes, in the same way."""
+    baseline_image: Annotated[str, Field(max_length=512)] | None = None
+    """Image of the baseline's engine; the run uses it to its end."""
+    request: ShortText = ""
+    """Value of the annotation `sartor.dev/resynthesize` of the synthesis; another value asks for another run."""
+
+
 class Snapshot(ApiModel):
     """The intent and what it referred to, as they were when the run began."""
 
@@ -44,6 +57,8 @@ class Snapshot(ApiModel):
     """The hardware."""
     agents: AgentProfileSpec = AgentProfileSpec()
     """The agents."""
+    environment: Environment | None = None
+    """What else was found."""
 
 
 class RunControl(ApiModel):

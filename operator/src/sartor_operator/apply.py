@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sartor_operator import names
 from sartor_operator.actions import Action, Apply, Create, CreateSecret, Decision, Delete, PublishStack, StatusOf, Tell
@@ -141,7 +141,7 @@ class Applier:
             return False
         said = shown(wanted.status)
         before = manifest.get("status")
-        if before is not None and shown(type(wanted.status).model_validate(before)) == said:
+        if before is not None and _reads(type(wanted.status), before) == said:
             return False
         try:
             made = await self._api.apply_status(wanted.kind, manifest, said, STATUS)
@@ -155,17 +155,18 @@ class Applier:
     async def _tell(self, event: Tell) -> None:
         about, now = event.about, format_time(self._now())
         meta = about["metadata"]
+        namespace = meta.get("namespace") or "default"  # where events about what has no namespace are looked for
         # The name makes it one event, however often it is told.
         tail = hashlib.sha256(f"{meta['uid']}/{event.reason}/{event.key}".encode()).hexdigest()[:16]
         manifest = {
             "apiVersion": "v1",
             "kind": EVENT.kind,
-            "metadata": {"name": f"{meta['name']}.{tail}", "namespace": meta["namespace"]},
+            "metadata": {"name": f"{meta['name']}.{tail}", "namespace": namespace},
             "involvedObject": {
                 "apiVersion": about["apiVersion"],
                 "kind": about["kind"],
                 "name": meta["name"],
-                "namespace": meta["namespace"],
+                **({"namespace": meta["namespace"]} if meta.get("namespace") else {}),
                 "uid": meta["uid"],
             },
             "reason": event.reason,
@@ -190,3 +191,11 @@ class Applier:
 def shown(status: BaseModel) -> dict[str, Any]:
     """A status as it is written: everything that has a value."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _reads(model: type[BaseModel], before: dict[str, Any]) -> dict[str, Any] | None:
+    """A status as this version would write it; None where it cannot be read, and is to be written anew."""
+    try:
+        return shown(model.model_validate(before))
+    except ValidationError:
+        return None

@@ -1,20 +1,31 @@
-"""What the operator knows of the cluster: the last seen version of every object that it watches, with two indexes.
+"""What the operator knows of the cluster: the last seen version of every object that it watches, with indexes.
 
 Filled by watches and by the operator's own writes, so that a decision always sees what the decisions before it did. An
 older version never replaces a newer one (`resourceVersion` is compared as the number that it is, see KEP-5504), and what
 the operator deleted does not come back through a watch that lags behind.
+
+Only what some decision looks at is kept, and a version in which nothing of that changed (a node's heartbeat, say) is news to
+nobody.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from sartor_operator import names
-from sartor_operator.kinds import Kind, Manifest
+from sartor_operator.kinds import CONFIG_MAP, NODE, RUN, SYNTHESIS, Kind, Manifest
+from sartor_operator.pods.jobs import RECORDS_KEY
 
 INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL)
+TARGET_INDEX, PROFILE_INDEX = "target", "profile"
+"""Syntheses by the HardwareTarget and by the AgentProfile that they name; runs by the AgentProfile of their snapshot."""
+EVERYWHERE = ""
+"""Instead of a namespace: the index covers all of them."""
+
 Key = tuple[Kind, str, str]
 """Kind, namespace (empty for what is cluster-scoped) and name."""
-Listener = Callable[[Kind, Manifest], None]
+Listener = Callable[[Kind, Manifest | None, Manifest | None], None]
+"""Called with the kind, the object as it was known before (None: it is new) and as it is (None: it is gone)."""
 
 _REMEMBERED_DELETIONS = 10_000
 
@@ -30,19 +41,67 @@ def key_of(kind: Kind, manifest: Manifest) -> Key:
     return kind, str(meta.get("namespace") or ""), str(meta["name"])
 
 
-def trimmed(manifest: Manifest) -> Manifest:
-    """The object without what no decision looks at: managed fields, and binary data but for its keys."""
+def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
+    """The object without what no decision looks at: managed fields, binary data, the history that a planner got, and all
+    of a node but its labels, taints, what it can give and whether it is ready."""
     slim = {k: v for k, v in manifest.items() if k != "binaryData"}
     slim["metadata"] = {k: v for k, v in manifest["metadata"].items() if k not in ("managedFields", "selfLink")}
+    if kind is CONFIG_MAP and RECORDS_KEY in (slim.get("data") or {}):
+        slim["data"] = {k: v for k, v in slim["data"].items() if k != RECORDS_KEY}
+    if kind is NODE:
+        slim = _node(slim)
     return slim
 
 
+def _node(manifest: Manifest) -> Manifest:
+    """Its annotations and the times of its conditions change all the time, and its list of images is long."""
+    meta, spec, status = manifest["metadata"], manifest.get("spec") or {}, manifest.get("status") or {}
+    kept = {k: meta[k] for k in ("name", "uid", "resourceVersion", "labels", "deletionTimestamp") if k in meta}
+    ready = [{"type": c["type"], "status": c["status"]} for c in status.get("conditions") or () if c["type"] == "Ready"]
+    return {
+        "apiVersion": manifest.get("apiVersion", NODE.api_version),
+        "kind": NODE.kind,
+        "metadata": kept,
+        "spec": {k: spec[k] for k in ("taints", "unschedulable") if k in spec},
+        "status": {"allocatable": status.get("allocatable") or {}, "conditions": ready},
+    }
+
+
+def indexed(kind: Kind, manifest: Manifest) -> list[tuple[str, str, str]]:
+    """(namespace or `EVERYWHERE`, index, value) of an object."""
+    namespace = str(manifest["metadata"].get("namespace") or "")
+    found = [(namespace, label, value) for label in INDEXED if (value := names.label(manifest, label))]
+    spec: dict[str, Any] = manifest.get("spec") or {}
+    if kind is SYNTHESIS:
+        if target := _at(spec, "hardware", "targetRef", "name"):
+            found.append((EVERYWHERE, TARGET_INDEX, target))
+        if profile := _at(spec, "agents", "profileRef", "name"):
+            found.append((namespace, PROFILE_INDEX, profile))
+    if kind is RUN and (profile := _at(spec, "snapshot", "synthesis", "agents", "profileRef", "name")):
+        found.append((namespace, PROFILE_INDEX, profile))
+    return found
+
+
+def _at(value: Any, *path: str) -> str:
+    for part in path:
+        value = (value or {}).get(part)
+    return str(value or "")
+
+
+def _news(before: Manifest, now: Manifest) -> bool:
+    """Whether anything differs but the version."""
+    if any(before.get(k) != now.get(k) for k in before.keys() | now.keys() if k != "metadata"):
+        return True
+    one, other = before["metadata"], now["metadata"]
+    return any(one.get(k) != other.get(k) for k in one.keys() | other.keys() if k != "resourceVersion")
+
+
 class Cache:
-    """Last seen objects by key, and by namespace and label. Not for several threads."""
+    """Last seen objects by key, and by indexes. Not for several threads."""
 
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Manifest]] = {}
-        self._labelled: dict[tuple[Kind, str, str, str], dict[str, None]] = {}
+        self._index: dict[tuple[Kind, str, str, str], dict[tuple[str, str], None]] = {}
         self._deleted: OrderedDict[str, None] = OrderedDict()
         self._listeners: list[Listener] = []
 
@@ -56,12 +115,16 @@ class Cache:
         return self._objects.get(kind, {}).get((namespace or "", name))
 
     def labelled(self, kind: Kind, namespace: str, label: str, value: str) -> Iterator[Manifest]:
-        """Objects of a kind in a namespace that have a label of `INDEXED` with this value, by name."""
-        for name in sorted(self._labelled.get((kind, namespace, label, value), ())):
-            yield self._objects[kind][namespace, name]
+        """Objects of a kind in a namespace that have a label of `INDEXED` (or another index) with this value, by name."""
+        for place in sorted(self._index.get((kind, namespace, label, value), ())):
+            yield self._objects[kind][place]
 
     def all(self, kind: Kind) -> list[Manifest]:
         return list(self._objects.get(kind, {}).values())
+
+    def first(self, kind: Kind, namespace: str) -> Manifest | None:
+        """Any object of a kind in a namespace."""
+        return next((m for place, m in self._objects.get(kind, {}).items() if place[0] == namespace), None)
 
     def __len__(self) -> int:
         return sum(map(len, self._objects.values()))
@@ -70,7 +133,7 @@ class Cache:
 
     def put(self, kind: Kind, manifest: Manifest) -> bool:
         """Take a version of an object; False when it is older than, or the same as, what is known."""
-        manifest = trimmed(manifest)
+        manifest = trimmed(kind, manifest)
         key = key_of(kind, manifest)
         if names.uid(manifest) in self._deleted:
             return False
@@ -82,18 +145,19 @@ class Cache:
         if known is not None:
             self._unindex(key, known)
         self._objects.setdefault(kind, {})[key[1:]] = manifest
-        for label in INDEXED:
-            if value := names.label(manifest, label):
-                self._labelled.setdefault((kind, key[1], label, value), {})[key[2]] = None
-        self._tell(kind, manifest)
+        for entry in indexed(kind, manifest):
+            self._index.setdefault((kind, *entry), {})[key[1:]] = None
+        if known is None or _news(known, manifest):
+            self._tell(kind, known, manifest)
         return True
 
     def mark(self, kind: Kind, manifest: Manifest) -> None:
         """Replace a known object by the same version of it with something more known about it (its deletion)."""
         key = key_of(kind, manifest)
-        if key[1:] in self._objects.get(kind, {}):
+        known = self.get(*key)
+        if known is not None:
             self._objects[kind][key[1:]] = manifest
-            self._tell(kind, manifest)
+            self._tell(kind, known, manifest)
 
     def remove(self, kind: Kind, namespace: str | None, name: str, uid: str | None = None) -> bool:
         """Forget an object that is gone; with `uid` only if it is that very one."""
@@ -107,7 +171,7 @@ class Cache:
             return False
         del self._objects[kind][key[1:]]
         self._unindex(key, known)
-        self._tell(kind, known)
+        self._tell(kind, known, None)
         return True
 
     def replace(self, kind: Kind, listed: Iterable[Manifest], at_version: int) -> None:
@@ -125,14 +189,12 @@ class Cache:
             self.remove(kind, namespace, name, names.uid(manifest))
 
     def _unindex(self, key: Key, manifest: Manifest) -> None:
-        for label in INDEXED:
-            if value := names.label(manifest, label):
-                index = (key[0], key[1], label, value)
-                bucket = self._labelled.get(index, {})
-                bucket.pop(key[2], None)
-                if not bucket:
-                    self._labelled.pop(index, None)
+        for entry in indexed(key[0], manifest):
+            bucket = self._index.get((key[0], *entry), {})
+            bucket.pop(key[1:], None)
+            if not bucket:
+                self._index.pop((key[0], *entry), None)
 
-    def _tell(self, kind: Kind, manifest: Manifest) -> None:
+    def _tell(self, kind: Kind, before: Manifest | None, now: Manifest | None) -> None:
         for listener in self._listeners:
-            listener(kind, manifest)
+            listener(kind, before, now)

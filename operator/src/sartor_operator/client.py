@@ -24,6 +24,8 @@ Counted = Callable[[str, str, float], None]
 APPLY_PATCH = "application/apply-patch+yaml"
 TRIES = 5
 FIRST_WAIT, LONGEST_WAIT = 0.2, 8.0
+LONGEST_ASKED = 30.0
+"""Of a `Retry-After`: a worker does not sleep for an hour because a proxy says so."""
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, connect=10.0)
 WATCH_SECONDS = 300
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=WATCH_SECONDS + 60)
@@ -59,6 +61,7 @@ class Client:
         self._connection = connection
         self._counted = counted
         self._uniform = uniform
+        self._may_write: Callable[[], bool] = lambda: True
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=connection.ssl_context(), limit=64), timeout=TIMEOUT
         )
@@ -68,6 +71,14 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def fence(self, may_write: Callable[[], bool]) -> None:
+        """Send nothing that changes anything (but the Lease) while `may_write` says no.
+
+        A process that was stopped and goes on does not know that another one has taken over: its next write asks the clock
+        before it is sent. It is an error of the attempt; whoever keeps the lease ends the process.
+        """
+        self._may_write = may_write
 
     async def close(self) -> None:
         await self._session.close()
@@ -201,13 +212,16 @@ class Client:
     ) -> Manifest:
         data = None if body is None else json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
         for number in range(1, tries + 1):
+            if method != "GET" and verb != "update" and not self._may_write():
+                raise TransientError(f"{method} {path}: not sent, since this process is not the leader any more")
             try:
                 return await self._once(verb, method, path, query, data, content_type)
             except TransientError as error:
                 if number == tries:
                     raise
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)) * (0.5 + self._uniform())
-                await asyncio.sleep(backoff if error.retry_after is None else error.retry_after + backoff / 4)
+                asked = None if error.retry_after is None else min(error.retry_after, LONGEST_ASKED)
+                await asyncio.sleep(backoff if asked is None else asked + backoff / 4)
         raise AssertionError("the last try returned or raised")
 
     async def _once(

@@ -1,26 +1,53 @@
 """One look at one object: observe, decide, apply. And which objects have to be looked at when another one changes."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from pydantic import BaseModel
+
+from sartor_api.agent_profile import AgentProfileStatus
+from sartor_api.hardware_target import HardwareTargetStatus
 from sartor_api.serving_synthesis import ServingSynthesisStatus
 from sartor_api.synthesis_run import SynthesisRunStatus
 from sartor_operator import names
-from sartor_operator.actions import Decision, Tell
+from sartor_operator.actions import Decision, StatusOf, Tell
 from sartor_operator.apply import Applier, TakenError
-from sartor_operator.cache import Cache, Key
+from sartor_operator.cache import EVERYWHERE, PROFILE_INDEX, TARGET_INDEX, Cache, Key
 from sartor_operator.client import Api
+from sartor_operator.conditions import conditions, stalled
 from sartor_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from sartor_operator.keyqueue import KeyQueue
-from sartor_operator.kinds import PROFILE, RUN, SECRET, SYNTHESIS, TARGET, Kind, Manifest
+from sartor_operator.kinds import (
+    NETWORK_POLICY,
+    NODE,
+    PROFILE,
+    RUN,
+    SECRET,
+    SERVICE_ACCOUNT,
+    SYNTHESIS,
+    TARGET,
+    Kind,
+    Manifest,
+)
 from sartor_operator.metrics import Metrics
+from sartor_operator.profile import decide_profile, profile_secrets, profile_spec, tokens_of
+from sartor_operator.reasons import OperatorReason
 from sartor_operator.run.decide import decide_run
 from sartor_operator.run.observe import observe_run
 from sartor_operator.settings import Settings
-from sartor_operator.synthesis.decide import decide_synthesis
-from sartor_operator.synthesis.observe import observe_synthesis, secrets_to_read
+from sartor_operator.synthesis.decide import decide_synthesis, secrets_to_read
+from sartor_operator.synthesis.observe import observe_synthesis
+from sartor_operator.target import decide_target
+from sartor_operator.understood import NotUnderstoodError, derived
 
 LOG = logging.getLogger(__name__)
+
+_STATUSES: Mapping[Kind, type[BaseModel]] = {
+    SYNTHESIS: ServingSynthesisStatus,
+    RUN: SynthesisRunStatus,
+    TARGET: HardwareTargetStatus,
+    PROFILE: AgentProfileStatus,
+}
 
 
 class Controller:
@@ -42,7 +69,10 @@ class Controller:
         Idempotent at every point: killed anywhere, the next look goes on from what the API server holds.
         """
         kind, namespace, name = key
-        decision = await self._decide(kind, namespace, name)
+        try:
+            decision = await self._decide(kind, namespace, name)
+        except NotUnderstoodError as error:
+            decision = self._stalled(key, OperatorReason.NOT_SUPPORTED, str(error))
         if decision is None:
             self._gone(kind, namespace, name)
             return None
@@ -58,14 +88,30 @@ class Controller:
         if kind is RUN:
             run = observe_run(self._cache, self._settings, namespace, name)
             return None if run is None else decide_run(run, self._now())
-        secrets = await self._secrets(namespace, name)
-        synthesis = observe_synthesis(self._cache, self._settings, namespace, name, secrets)
-        return None if synthesis is None else decide_synthesis(synthesis, self._now())
+        if kind is TARGET:
+            target = self._cache.get(TARGET, None, name)
+            return None if target is None else decide_target(target, self._cache.all(NODE), self._now())
+        if kind is PROFILE:
+            return await self._profile(namespace, name)
+        synthesis = observe_synthesis(self._cache, self._settings, namespace, name)
+        if synthesis is None:
+            return None
+        if needed := secrets_to_read(synthesis, self._now()):
+            synthesis = synthesis.with_secrets(await self._secrets(namespace, needed))
+        return decide_synthesis(synthesis, self._now())
 
-    async def _secrets(self, namespace: str, name: str) -> Mapping[str, frozenset[str]]:
-        """Keys of the Secrets that a run would need; their values are forgotten at once."""
+    async def _profile(self, namespace: str, name: str) -> Decision | None:
+        profile = self._cache.get(PROFILE, namespace, name)
+        if profile is None:
+            return None
+        needed = {reference.name for _, reference in profile_secrets(profile_spec(profile))}
+        runs = self._cache.labelled(RUN, namespace, PROFILE_INDEX, name)
+        return decide_profile(profile, await self._secrets(namespace, sorted(needed)), runs, self._now())
+
+    async def _secrets(self, namespace: str, wanted: Iterable[str]) -> Mapping[str, frozenset[str]]:
+        """Keys of those Secrets that exist; their values are forgotten at once."""
         found: dict[str, frozenset[str]] = {}
-        for secret in secrets_to_read(self._cache, namespace, name):
+        for secret in wanted:
             try:
                 manifest = await self._api.get(SECRET, namespace, secret)
             except NotFoundError:
@@ -73,12 +119,37 @@ class Controller:
             found[secret] = frozenset(manifest.get("data") or {})
         return found
 
+    def _stalled(self, key: Key, reason: OperatorReason, message: str) -> Decision | None:
+        """Say so where the owner of the object looks; all else that its status says stays as it was."""
+        manifest = self._cache.get(*key)
+        if manifest is None:
+            return None
+        before = derived(_STATUSES[key[0]], manifest.get("status"))
+        generation = int(manifest["metadata"].get("generation", 1))
+        old = (manifest.get("status") or {}).get("conditions", ())
+        wanted = stalled(reason, message)
+        said: dict[str, object] = {
+            "observed_generation": generation,
+            "conditions": conditions(old, wanted, generation=generation, now=self._now()),
+        }
+        if "message" in type(before).model_fields:
+            said["message"] = message[:4096]
+        return Decision(statuses=(StatusOf(key[0], manifest, before.model_copy(update=said)),))
+
     async def _complain(self, key: Key, error: Exception) -> None:
-        """A write that repeating does not cure is said where its owner looks."""
+        """A write that repeating does not cure is said where its owner looks: as an Event, and in the status."""
         about = self._cache.get(*key)
-        if about is not None:
-            text = str(error)
-            await self._applier.act(Tell(about, "WriteRefused", text, names.digest(text), warning=True))
+        if about is None:
+            return
+        text = str(error)
+        await self._applier.act(Tell(about, "WriteRefused", text, names.digest(text), warning=True))
+        message = f"a write is refused, and tried again every minute: {text}"
+        said = self._stalled(key, OperatorReason.WRITE_REFUSED, message)
+        try:
+            await self._applier.carry_out(said or Decision())
+        except ApiError as worse:
+            # It may be the very status that is refused. The error that led here is raised in any case.
+            LOG.warning("the status of %s %s/%s cannot say it: %s", key[0].kind, key[1], key[2], worse)
 
     def _measure(self, decision: Decision) -> None:
         for status in decision.statuses:
@@ -91,41 +162,82 @@ class Controller:
     def _gone(self, kind: Kind, namespace: str, name: str) -> None:
         if kind is RUN:
             self._metrics.run_gone(namespace, name)
-        else:
+        elif kind is SYNTHESIS:
             self._metrics.synthesis_gone(namespace, name)
 
 
-def keys_for(cache: Cache, kind: Kind, manifest: Manifest) -> list[Key]:
-    """What has to be looked at when this object was added, changed or removed."""
+def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | None) -> list[Key]:
+    """What has to be looked at when this object was added (`before` None), changed, or removed (`now` None).
+
+    Bounded by what refers to the object, not by what there is: an index leads to it.
+    """
+    manifest = now or before
+    assert manifest is not None, "an object was there, or is there"
     meta = manifest["metadata"]
     namespace, name = str(meta.get("namespace") or ""), str(meta["name"])
     synthesis, run = names.label(manifest, names.SYNTHESIS_LABEL), names.label(manifest, names.RUN_LABEL)
     if kind is SYNTHESIS:
-        # Its run holds, or goes on, or ends, by what the synthesis says.
-        runs = cache.labelled(RUN, namespace, names.SYNTHESIS_LABEL, name)
-        return [(SYNTHESIS, namespace, name), *((RUN, namespace, names.name_of(r)) for r in runs)]
+        return [(SYNTHESIS, namespace, name), *(_runs(cache, manifest) if _matters(before, now) else ())]
     if kind is RUN:
-        return [(RUN, namespace, name), *([(SYNTHESIS, namespace, synthesis)] if synthesis else [])]
-    if kind in (TARGET, PROFILE):
-        return [
-            (SYNTHESIS, str(s["metadata"]["namespace"]), names.name_of(s))
-            for s in cache.all(SYNTHESIS)
-            if _refers_to(s, kind, namespace, name)
-        ]
-    keys: list[Key] = []
+        keys: list[Key] = [(RUN, namespace, name), *([(SYNTHESIS, namespace, synthesis)] if synthesis else [])]
+        return keys + (_profiles(namespace, manifest) if _tokens(before) != _tokens(now) else [])
+    if kind is NODE:
+        return [(TARGET, "", names.name_of(target)) for target in cache.all(TARGET)]
+    if kind is TARGET:
+        return _of_target(cache, name, before, now)
+    if kind is PROFILE:
+        users = cache.labelled(SYNTHESIS, namespace, PROFILE_INDEX, name) if _matters(before, now) else ()
+        return [(PROFILE, namespace, name), *((SYNTHESIS, namespace, names.name_of(s)) for s in users)]
+    if kind in (SERVICE_ACCOUNT, NETWORK_POLICY):
+        # They belong to a namespace: any synthesis in it repairs them.
+        any_one = cache.first(SYNTHESIS, namespace) if before is not None else None
+        return [(SYNTHESIS, namespace, names.name_of(any_one))] if any_one is not None else []
     if run:
-        keys.append((RUN, namespace, run))
-    elif synthesis:
-        keys.append((SYNTHESIS, namespace, synthesis))
+        return [(RUN, namespace, run)]
+    return [(SYNTHESIS, namespace, synthesis)] if synthesis else []
+
+
+def _matters(before: Manifest | None, now: Manifest | None) -> bool:
+    """Whether more than the status changed: what others read of an object is its spec, and whether it is there."""
+    if before is None or now is None:
+        return True
+    one, other = before["metadata"], now["metadata"]
+    return any(one.get(field) != other.get(field) for field in ("uid", "generation", "deletionTimestamp"))
+
+
+def _runs(cache: Cache, synthesis: Manifest) -> list[Key]:
+    """Its runs: they hold, or go on, or end, by what the synthesis says."""
+    meta = synthesis["metadata"]
+    found = cache.labelled(RUN, meta["namespace"], names.SYNTHESIS_LABEL, meta["name"])
+    return [(RUN, str(meta["namespace"]), names.name_of(r)) for r in found]
+
+
+def _of_target(cache: Cache, name: str, before: Manifest | None, now: Manifest | None) -> list[Key]:
+    keys: list[Key] = [(TARGET, "", name)]
+    spec = _matters(before, now)
+    if not spec and _nodes(before) == _nodes(now):
+        return keys
+    for synthesis in cache.labelled(SYNTHESIS, EVERYWHERE, TARGET_INDEX, name):
+        keys.append((SYNTHESIS, str(synthesis["metadata"]["namespace"]), names.name_of(synthesis)))
+        if spec:
+            keys += _runs(cache, synthesis)  # those that wait in a queue say so if it is not the target's any more
     return keys
 
 
-def _refers_to(synthesis: Manifest, kind: Kind, namespace: str, name: str) -> bool:
-    spec = synthesis.get("spec", {})
-    if kind is TARGET:
-        return spec.get("hardware", {}).get("targetRef", {}).get("name") == name
-    reference = spec.get("agents", {}).get("profileRef") or {}
-    return synthesis["metadata"]["namespace"] == namespace and reference.get("name") == name
+def _nodes(target: Manifest | None) -> tuple[object, object]:
+    """What of a target's status can start another search."""
+    status = (target or {}).get("status") or {}
+    return status.get("product"), status.get("driverVersion")
+
+
+def _tokens(run: Manifest | None) -> int:
+    return tokens_of(run) if run is not None else 0
+
+
+def _profiles(namespace: str, run: Manifest) -> list[Key]:
+    spec = (run.get("spec") or {}).get("snapshot", {}).get("synthesis", {})
+    name = (spec.get("agents", {}).get("profileRef") or {}).get("name")
+    return [(PROFILE, namespace, str(name))] if name else []
 
 
 async def work(

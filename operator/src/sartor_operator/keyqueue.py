@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.25, 60.0
+_SLACK = 100
 
 
 class KeyQueue(Generic[K]):
@@ -55,6 +56,8 @@ class KeyQueue(Generic[K]):
             return
         self._wake_of[key] = moment
         heapq.heappush(self._wakes, (moment, next(self._order), key))
+        if len(self._wakes) > 2 * len(self._wake_of) + _SLACK:
+            self._compact()
         self._change.set()
 
     async def take(self) -> K:
@@ -82,6 +85,11 @@ class KeyQueue(Generic[K]):
                 del self._wake_of[key]
                 self.add(key)
 
+    def _compact(self) -> None:
+        """Drop wake times that an earlier look made void; most lie hours ahead (deadlines), and would pile up until then."""
+        self._wakes = [wake for wake in self._wakes if self._wake_of.get(wake[2]) == wake[0]]
+        heapq.heapify(self._wakes)
+
     def waited(self, key: K) -> float:
         """Seconds from when the key became ready until now; asked once, by its worker."""
         return self._clock() - self._added.pop(key, self._clock())
@@ -97,7 +105,8 @@ class KeyQueue(Generic[K]):
         """The look failed: it is repeated after a back-off that doubles. Returns the seconds."""
         count = self._failures.get(key, 0)
         self._failures[key] = count + 1
-        delay = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**count)
+        # The exponent is bounded, too: after a day of failures the power would not fit into a float.
+        delay = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(count, 16))
         self._again.discard(key)  # news do not shorten a back-off: they would turn a failure into a storm
         self._finish(key)
         self.add_at(key, self._clock() + delay)
@@ -108,9 +117,3 @@ class KeyQueue(Generic[K]):
         if key in self._again:
             self._again.discard(key)
             self.add(key)
-
-    def forget(self, key: K) -> None:
-        """The object is gone: no wake time and no failure is kept for it."""
-        self._failures.pop(key, None)
-        self._wake_of.pop(key, None)
-        self._added.pop(key, None)

@@ -56,16 +56,23 @@ SERVICE = Kind("", "v1", "services", "Service")
 SERVICE_ACCOUNT = Kind("", "v1", "serviceaccounts", "ServiceAccount")
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment")
 NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
 EVENT = Kind("", "v1", "events", "Event")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 PRIMARY = (SYNTHESIS, RUN, CANDIDATE, TARGET, PROFILE)
 """Sartor's own kinds, watched as a whole."""
 
+WHOLE = (*PRIMARY, NODE)
+"""Kinds that are watched without regard to labels."""
+
+LOOKED_AT = (SYNTHESIS, RUN, TARGET, PROFILE)
+"""Kinds whose objects are reconciled."""
+
 CHILDREN = (JOB, POD, CONFIG_MAP, SECRET, SERVICE, SERVICE_ACCOUNT, DEPLOYMENT, NETWORK_POLICY)
 """Kinds of which only Sartor's own objects (by label) are watched."""
 
-BY_NAME = {kind.kind: kind for kind in (*PRIMARY, *CHILDREN, EVENT, LEASE)}
+BY_NAME = {kind.kind: kind for kind in (*WHOLE, *CHILDREN, EVENT, LEASE)}
 
 
 def kind_of(manifest: Manifest) -> Kind:

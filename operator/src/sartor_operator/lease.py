@@ -70,6 +70,11 @@ class Leadership:
                 LOG.warning("lease %s/%s: %s", self._namespace, self._name, error)
             await asyncio.sleep(min(1.0, self._seconds / 5))
 
+    @property
+    def valid(self) -> bool:
+        """Whether nobody else can have taken the lease yet."""
+        return self._held is not None and self._clock() - self._renewed < self._seconds
+
     async def keep(self) -> None:
         """Renews the lease; returns when it is lost."""
         while True:

@@ -1,10 +1,13 @@
 """Reasons that only the operator gives, beside those of `sartor_api.conditions`, and the reference of all its words.
 
-`python -m sartor_operator.reasons` prints the reference; `operator/docs/reasons.md` is it, and a test compares the two.
+`python -m sartor_operator.reasons` prints the reference; `operator/docs/reasons.md` is it (`--write`, `--check`).
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 
 from sartor_api.conditions import ConditionType, Reason
 
@@ -23,6 +26,14 @@ class OperatorReason(StrEnum):
     NOT_SUPPORTED = (
         "NotSupported",
         "The spec asks for something that this version cannot do yet; the message says what it can.",
+    )
+    PRICE_UNKNOWN = (
+        "PriceUnknown",
+        "Money is bounded or has to be earned back, and the HardwareTarget names no price, or one in another currency.",
+    )
+    WRITE_REFUSED = (
+        "WriteRefused",
+        "The API server refuses a write (quota, admission, permissions), or a name is taken; the message has its words.",
     )
     DELIVERING = "Delivering", "The winner is confirmed, and its Deployments are not ready yet."
     NOT_DELIVERED = "NotDelivered", "The winner stays an artefact of its run, because spec.delivery.mode is none."
@@ -85,7 +96,7 @@ def render() -> str:
         "# Words of the operator",
         "",
         "Generated from `sartor_api.conditions` and `sartor_operator.reasons`; do not edit "
-        "(`python -m sartor_operator.reasons`).",
+        "(`python -m sartor_operator.reasons --write operator/docs/reasons.md`).",
         "",
         "## Conditions",
         "",
@@ -114,5 +125,26 @@ def render() -> str:
     return "\n".join(lines) + "\n"
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: printed, written, or current; 1: the page is out of date (with `--check`)."""
+    parser = argparse.ArgumentParser(prog="python -m sartor_operator.reasons", description="The operator's words.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", type=Path, metavar="PAGE", help="write nothing; fail if this page is out of date")
+    what.add_argument("--write", type=Path, metavar="PAGE", help="write this page if it is out of date")
+    options = parser.parse_args(arguments)
+    page: Path | None = options.check or options.write
+    if page is None:
+        sys.stdout.write(render())
+        return 0
+    if page.is_file() and page.read_text(encoding="utf-8") == render():
+        return 0
+    if options.check is not None:
+        sys.stderr.write(f"{page} is out of date; run python -m sartor_operator.reasons --write {page}\n")
+        return 1
+    page.write_text(render(), encoding="utf-8")
+    sys.stdout.write(f"wrote {page}\n")
+    return 0
+
+
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    sys.exit(main())

@@ -51,18 +51,23 @@ class Reflector:
     async def run(self) -> None:
         """For ever; `list` first, if it was not called."""
         wait = FIRST_WAIT
+        clock = asyncio.get_running_loop().time
         while True:
+            begun = clock()
             try:
                 if self._version is None:
                     await self.list()
                 await self._watch()
-                wait = FIRST_WAIT
             except ExpiredError:
                 self._version = None
             except ApiError as error:
                 LOG.warning("watching %s: %s; again in %.1f s", self._kind.plural, error, wait)
                 await asyncio.sleep(wait)
                 wait = min(LONGEST_WAIT, 2 * wait)
+                continue
+            if clock() - begun < FIRST_WAIT:
+                await asyncio.sleep(FIRST_WAIT)  # a server that ends every watch at once is not run down
+            wait = FIRST_WAIT
 
     async def _watch(self) -> None:
         assert self._version is not None, "a watch goes on from a list"

@@ -34,11 +34,11 @@ class Settings:
             "vllm": (
                 "python3", "-m", "vllm.entrypoints.openai.api_server",
                 "--model", "{model}", "--served-model-name", "{name}",
-                "--host", "0.0.0.0", "--port", "{port}", "--max-model-len", "{length}",
+                "--host", "{host}", "--port", "{port}", "--max-model-len", "{length}",
             ),
             "transformers": (
-                "python3", "-m", "sartor_agents.baselines.transformers_server",
-                "--model", "{model}", "--name", "{name}", "--host", "0.0.0.0", "--port", "{port}",
+                "sartor-transformers-server",
+                "--model", "{model}", "--name", "{name}", "--host", "{host}", "--port", "{port}",
             ),
         }
     )  # fmt: skip

@@ -23,13 +23,13 @@ from prometheus_client import start_http_server
 
 from sartor_operator import names
 from sartor_operator.apply import Applier
-from sartor_operator.cache import Cache, Key
+from sartor_operator.cache import Cache, Key, key_of
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
 from sartor_operator.controller import Controller, keys_for, work
 from sartor_operator.errors import ApiError
 from sartor_operator.keyqueue import KeyQueue
-from sartor_operator.kinds import CHILDREN, PRIMARY, RUN, SYNTHESIS, Kind, Manifest
+from sartor_operator.kinds import CHILDREN, LOOKED_AT, WHOLE, Kind, Manifest
 from sartor_operator.lease import Leadership
 from sartor_operator.metrics import Metrics
 from sartor_operator.reflector import Reflector
@@ -89,7 +89,9 @@ class Operator:
                 clock=self._clock,
             )
             await self._lease.acquire()
-            self._spawn(self._keep(self._lease))
+            lease = self._lease
+            client.fence(lambda: lease.valid)
+            self._spawn(self._keep(lease))
         self.metrics.leader.set(1)
         begun = self._clock()
         reflectors = await self._first_lists(client)
@@ -98,9 +100,9 @@ class Operator:
         self.metrics.depth.set_function(lambda: len(self.queue))
         applier = Applier(client, self.cache, RepositoryStacks(self._session, options.token_file), now=time.time)
         controller = Controller(self.cache, client, applier, options.settings, self.metrics, time.time)
-        for kind in (SYNTHESIS, RUN):
+        for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
-                self.queue.add((kind, str(manifest["metadata"]["namespace"]), str(manifest["metadata"]["name"])))
+                self.queue.add(key_of(kind, manifest))
         for reflector in reflectors:
             self._spawn(reflector.run())
         for _ in range(options.workers):
@@ -147,13 +149,13 @@ class Operator:
 
     async def _first_lists(self, client: Client) -> list[Reflector]:
         made: list[Reflector] = []
-        for kind in (*PRIMARY, *CHILDREN):
+        for kind in (*WHOLE, *CHILDREN):
             reflector = Reflector(
                 client,
                 self.cache,
                 kind,
                 self._options.namespace if kind.namespaced else None,
-                selector=None if kind in PRIMARY else names.SELECTOR,
+                selector=None if kind in WHOLE else names.SELECTOR,
                 seen=lambda k: self.metrics.seen(k.kind),
             )
             await self._listed(kind, reflector)
@@ -169,8 +171,8 @@ class Operator:
                 LOG.error("%s cannot be listed: %s; again in 5 s", kind.plural, error)
                 await asyncio.sleep(5.0)
 
-    def _changed(self, kind: Kind, manifest: Manifest) -> None:
-        for key in keys_for(self.cache, kind, manifest):
+    def _changed(self, kind: Kind, before: Manifest | None, now: Manifest | None) -> None:
+        for key in keys_for(self.cache, kind, before, now):
             self.queue.add(key)
 
 

@@ -46,7 +46,7 @@ __all__ = [
 class Ending(Record):
     """The end of a run. `finished` is what the search said; without it a human or a newer run ended it."""
 
-    how: Literal["finished", "cancelled", "superseded", "refused"]
+    how: Literal["finished", "cancelled", "superseded", "refused", "unprofitable"]
     message: str = ""
     at: float
     finished: Finished | None = None

@@ -36,7 +36,9 @@ class NodeTable(_Table):
 
     `pod_addresses`: a range of which each pod gets an address that a process of this machine can bind; `podCIDR`: the range
     that the cluster gave the node; `node`: pods share the node's own address (macOS). `sync_seconds`: how often volumes from
-    the API are brought up to date.
+    the API are brought up to date. `cluster_dns`: the cluster's DNS servers for pods that ask for them (dnsPolicy
+    ClusterFirst, the default), with `cluster_domain`; without them those pods resolve names as the host does, by
+    `resolv_conf`. `api_server_variables`: what `KUBERNETES_SERVICE_HOST` says in pods.
     """
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)
@@ -53,6 +55,9 @@ class NodeTable(_Table):
     shutdown: Literal["leave", "stop"] = "leave"
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     api_server_variables: Literal["kubeconfig", "service"] = "kubeconfig"
+    cluster_dns: tuple[str, ...] = ()
+    cluster_domain: str = Field(default="cluster.local", pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)
+    resolv_conf: Absolute = "/etc/resolv.conf"
 
     @field_validator("capacity", "reserved")
     @classmethod
@@ -68,6 +73,13 @@ class NodeTable(_Table):
             _, colon, effect = value.rpartition(":")
             if not colon or effect not in ("NoSchedule", "PreferNoSchedule", "NoExecute"):
                 raise ValueError(f"{value!r}: write a taint as KEY=VALUE:EFFECT or KEY:EFFECT")
+        return values
+
+    @field_validator("cluster_dns")
+    @classmethod
+    def _servers(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            ipaddress.ip_address(value)
         return values
 
     @field_validator("pod_addresses")
@@ -120,7 +132,8 @@ class HostPathsTable(_Table):
 
 
 class SandboxTable(_Table):
-    """`pod_users`: ordinary user ids for pods, used when the runner is the real root. `mount_points`: folders that the
+    """`pod_users`: ordinary user ids for pods, used when the runner is the real root: one each, or, where the range is one
+    id, the same for all (they can then share a writable hostPath). `mount_points`: folders that the
     runner may put links into for volumes (macOS)."""
 
     program: Absolute | None = None

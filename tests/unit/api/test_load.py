@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor_api import KINDS, LOCAL, LoadError, ServingSynthesis, dump_yaml, load_file, load_text
+from sartor_api import KINDS, LOCAL, HardwareTarget, LoadError, ServingSynthesis, dump_yaml, load_file, load_text
 
 from .cases import FULL_SYNTHESIS, GOOD, Good
 
@@ -217,7 +217,8 @@ def examples() -> list[Path]:
 @pytest.mark.parametrize("path", examples(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_examples_are_good_and_listed(path: Path) -> None:
     resources = load_file(path)
-    assert [type(resource) for resource in resources] == [ServingSynthesis]
+    wanted = HardwareTarget if path.stem == "hardware" else ServingSynthesis
+    assert [type(resource) for resource in resources] == [wanted]
     assert f"({path.relative_to(EXAMPLES)})" in (EXAMPLES / "README.md").read_text()
 
 

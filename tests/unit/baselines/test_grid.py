@@ -1,6 +1,7 @@
 """The documented grid, and the engine that turns a point of it into a server."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from sartor_agents.baselines import VllmEngine, VllmEnvironment, find, find_engine
 from sartor_agents.baselines.grid import NGRAM, grid, render
+from sartor_agents.baselines.vllm import sweep
 from sartor_agents.run.servers import HOST
 from sartor_api.search.records import Envelope, RunSpec
 
@@ -88,15 +90,28 @@ def spec(**baseline: str) -> RunSpec:
 def test_an_engine_starts_the_module_in_its_own_environment(tmp_path: Path) -> None:
     points = grid("code-edit", "documentedGrid", arguments=(), cores=2, native_bf16=True)
     engine = VllmEngine(
-        VllmEnvironment(tmp_path / "bin" / "python", "0.32.0"), tmp_path, "served", 768, points, tmp_path / "home"
-    )
+        VllmEnvironment(tmp_path / "bin" / "python", "0.32.0"), tmp_path, "served", 768, points,
+        tmp_path / "home", tmp_path / "cache",
+    )  # fmt: skip
     server = engine.server(points[0], 4711)
     assert server.command[:3] == (str(tmp_path / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server")
     assert {"--host", HOST, "--port", "4711", "--max-model-len", "768"} <= set(server.command)
     assert server.environment["VLLM_USE_AOT_COMPILE"] == "0" and server.environment["HF_HUB_OFFLINE"] == "1"
     assert server.environment["VLLM_CPU_OMP_THREADS_BIND"] == "0-1"
+    assert server.environment["HOME"] == str(tmp_path / "home")
+    assert server.environment["VLLM_CACHE_ROOT"] == str(tmp_path / "cache" / "vllm")
     assert "PYTHONDONTWRITEBYTECODE" not in server.environment, "the second start would be as slow as the first"
     assert (engine.name, engine.fallback_reason, engine.accepts_prediction) == ("vllm", None, False)
+
+
+def test_what_killed_engines_left_behind_is_swept_away(tmp_path: Path) -> None:
+    for name, age in (("old", 200.0), ("young", 10.0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000.0 - age, 1000.0 - age))
+    (tmp_path / "folder").mkdir()
+    os.utime(tmp_path / "folder", (0, 0))
+    sweep(tmp_path, 1000.0 - 100.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "young"]
 
 
 def test_without_vllm_the_fall_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +131,12 @@ def test_vllm_is_found_with_the_grid_of_the_run(tmp_path: Path, monkeypatch: pyt
     engine = find_engine(spec(tuning="none"), tmp_path)
     assert (engine.name, engine.version) == ("vllm", "0.32.0")
     assert [point.name for point in engine.settings()] == ["as given"]
+
+
+def test_in_a_pod_what_was_compiled_outlives_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARTOR_ENGINE_CACHE", str(tmp_path / "kept"))
+    home, cache = find.engine_folders()
+    assert cache == tmp_path / "kept" and not home.is_relative_to(cache)
+    monkeypatch.delenv("SARTOR_ENGINE_CACHE")
+    monkeypatch.setattr(find, "cache_folder", lambda: tmp_path)
+    assert find.engine_folders() == (tmp_path / "baseline-home", tmp_path / "baseline-home" / ".cache")

@@ -113,7 +113,7 @@ def test_real_vllm_writes_the_chain_and_leaves_nothing(tmp_path: Path, architect
         pytest.skip("vLLM's environment was not made (sartor baseline setup)")
     plain, *_, drafted = grid("code-edit", "documentedGrid", arguments=("--enforce-eager",), cores=1, native_bf16=True)
     model = make("chain", architecture, "tiny", 0, tmp_path / "model").path
-    engine = VllmEngine(environment, model, "m", 512, [plain, drafted], tmp_path / "home")
+    engine = VllmEngine(environment, model, "m", 512, [plain, drafted], tmp_path / "home", tmp_path / "cache")
     facts, tokenizer = ChainFacts.load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
     walk = facts.walk(facts.first_word, 60)
     body = {"model": "m", "prompt": [*walk, facts.first_word], "max_tokens": 60, "temperature": 0, "ignore_eos": True}

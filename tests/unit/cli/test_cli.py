@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from sartor_agents.cli.exits import ExitCode
 from sartor_agents.cli.main import app
-from sartor_agents.cli.views import LiveView, PlainView, clock, plain
+from sartor_agents.cli.views import Board, LiveView, PlainView, clock, plain
 from sartor_agents.run import events, session
 from sartor_agents.run.errors import StorageError
 from sartor_agents.run.layout import RunLayout
@@ -224,6 +225,32 @@ def test_interrupted_it_says_how_to_go_on_and_goes_on(sartor: Sartor) -> None:
     )
     again = sartor("run", "--resume", "--dir", str(sartor.dir), "--json")
     assert again.exit_code == 0 and json.loads(again.stdout.splitlines()[0])["resumed"] is True
+
+
+def test_a_resumed_run_shows_what_was_found_before(sartor: Sartor) -> None:
+    def interrupted(begin: Begin) -> StepResult | None:
+        if begin.step is StepKind.PLAN and begin.round == 2:
+            raise KeyboardInterrupt
+        return None
+
+    sartor.results = interrupted
+    assert sartor.run().exit_code == ExitCode.INTERRUPTED
+    sartor.results = lambda _: None
+    lines = sartor("run", "--resume", "--dir", str(sartor.dir)).stdout.splitlines()
+    before = [line for line in lines if line.startswith("  before: round ")]
+    assert len(before) == 1 and before[0].endswith("; kept") and "x [" in before[0]
+    started = next(e for e in replayed(sartor) if isinstance(e, events.Started))
+    board = Board()
+    board.update(started)
+    assert [line.number for line in board.rounds.values()] == [1, 2]
+    assert board.best is not None and board.rounds[1].result == "kept" and board.rounds[1].speedup is not None
+
+
+def replayed(sartor: Sartor) -> list[events.Event]:
+    """The events of resuming a run that has ended already."""
+    told = sartor("run", "--resume", "--dir", str(sartor.dir), "--json").stdout.splitlines()
+    adapter: TypeAdapter[events.Event] = TypeAdapter(events.Event)
+    return [adapter.validate_json(line) for line in told]
 
 
 def _changed(sartor: Sartor) -> Path:

@@ -158,12 +158,14 @@ def test_an_answer_that_broke_off_is_none(pki: Pki, answer: bytes) -> None:
     run(test())
 
 
-def test_all_bootstrap_objects_are_applied(pki: Pki) -> None:
+@pytest.mark.parametrize("dns", [True, False])
+def test_all_bootstrap_objects_are_applied(pki: Pki, dns: bool) -> None:
     async def test() -> None:
         async with answering(CHUNKED, server_context(pki)) as (port, seen):
-            await bootstrap.apply(AsyncApi("127.0.0.1", port, client_context(pki)), TOKEN)
+            await bootstrap.apply(AsyncApi("127.0.0.1", port, client_context(pki)), TOKEN, dns=dns)
         paths = [request.split(b" ")[1].partition(b"?")[0].decode() for request in seen]
-        assert paths == [path for path, _ in bootstrap.objects(TOKEN)]
+        wanted = [*bootstrap.objects(TOKEN), *(bootstrap.dns_objects() if dns else [])]
+        assert paths == [path for path, _ in wanted]
 
     run(test())
 
@@ -212,3 +214,53 @@ def test_a_watch_that_breaks_off_is_an_error_after_the_whole_events(watched: Api
         seen += [event["type"] for event in watched.events("/broken", 5)]
     with pytest.raises(ApiError, match="410"):
         next(watched.events("/refused", 5))
+
+
+STREAM = b'HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{"type": "ADDED"}\n{"type": "MODIFIED"}\n'
+
+
+@pytest.mark.parametrize(
+    ("answer", "types", "error"),
+    [
+        (STREAM, ["ADDED", "MODIFIED"], None),
+        (STREAM + b'{"type"', ["ADDED", "MODIFIED"], "broke off"),
+        (b"", [], "broke off"),
+        (b"HTTP/1.0 410 Gone\r\n\r\ntoo old", [], "410: too old"),
+    ],
+)
+def test_a_watch_from_the_event_loop(pki: Pki, answer: bytes, types: list[str], error: str | None) -> None:
+    async def test() -> None:
+        async with answering(answer, server_context(pki)) as (port, seen):
+            found: list[str] = []
+            said = None
+            try:
+                api = AsyncApi("127.0.0.1", port, client_context(pki))
+                async for event in api.events("/watch", 5):
+                    found += [event["type"]]
+            except (OSError, ApiError) as refused:
+                said = str(refused)
+            assert found == types
+            assert (error is None and said is None) or (error is not None and error in str(said))
+            assert seen[0].startswith(b"GET /watch HTTP/1.0\r\n"), "an answer that is not framed in pieces"
+
+    run(test())
+
+
+def test_a_watch_that_falls_silent_is_an_error(pki: Pki) -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(STREAM)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0, ssl=server_context(pki))
+        async with server:
+            api = AsyncApi("127.0.0.1", server.sockets[0].getsockname()[1], client_context(pki))
+            seen: list[str] = []
+            with pytest.raises(TimeoutError):
+                async for event in api.events("/watch", 0.05):
+                    seen += [event["type"]]
+            assert seen == ["ADDED", "MODIFIED"]
+
+    run(test())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sartor_devcluster.binaries import COMPONENTS, Source, build, download, find_binaries
+from sartor_devcluster.binaries import COMPONENTS, Source, build, download, find_binaries, golang
 from sartor_devcluster.binaries.find import cache_folder, in_folder
 from sartor_devcluster.binaries.offer import missing, parse_version, refusal
 from sartor_devcluster.binaries.store import making, stored
@@ -52,7 +52,7 @@ def test_versions_are_read_from_what_programs_print(printed: str, version: tuple
     [("go1.26.8\n", (1, 26, 8)), ("go1.27rc1", (1, 27, 0)), ("go1.26", (1, 26, 0)), ("devel", None)],
 )
 def test_go_versions(text: str, version: tuple[int, int, int] | None) -> None:
-    assert build.go_version(text) == version
+    assert golang.go_version(text) == version
 
 
 def test_a_complete_set_of_one_minor_version_is_accepted() -> None:
@@ -271,7 +271,7 @@ class Release:
 def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     made = Release()
-    for name in COMPONENTS:
+    for name in (*COMPONENTS, "kube-proxy"):
         if name != "etcd":
             program = f"program {name}".encode()
             made.files[f"/k/v1.36.2/bin/linux/amd64/{name}"] = program

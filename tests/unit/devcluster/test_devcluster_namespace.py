@@ -13,7 +13,7 @@ import pytest
 from sartor_devcluster.environment import scrubbed
 from sartor_devcluster.errors import IsolationError
 from sartor_devcluster.lifecycle import _gone, _kill  # pyright: ignore[reportPrivateUsage]
-from sartor_devcluster.namespace import enter_command, require_tools
+from sartor_devcluster.namespace import enter_command, proxy_refusal, require_tools
 from sartor_devcluster.state import ProcessId
 
 PARENT = """
@@ -22,6 +22,7 @@ from sartor_devcluster import namespace
 user = namespace.isolate(user_namespace=sys.argv[1] == "user")
 init, pipe = namespace.start_init()
 namespace.configure_loopback()
+namespace.route_services(namespace.Services.UNPROXIED)
 child = subprocess.Popen(["sleep", "600"])
 # Forks away from its session and its parent, as daemons do.
 subprocess.run([sys.executable, "-c", '''
@@ -132,3 +133,40 @@ def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(IsolationError, match="ip is missing; install the package iproute2"):
         require_tools()
+
+
+def test_why_kube_proxy_cannot_work_here_is_said(tmp_path: Path) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text("#!/bin/sh\ncat > /dev/null\necho '/dev/stdin:1:1-5: Error: Operation not supported' >&2\nexit 1\n")
+    nft.chmod(0o755)
+    reason = proxy_refusal(str(nft))
+    assert reason is not None
+    assert "this kernel takes no rules from nft (1:1-5: Error: Operation not supported); load its modules" in reason
+    nft.write_text('#!/bin/sh\ngrep -q "delete table" && exit 0\nexit 1\n')
+    assert proxy_refusal(str(nft)) is None
+    assert "cannot be run" in str(proxy_refusal(str(tmp_path / "none")))
+
+
+def test_service_addresses_are_nobodys_until_there_are_rules(parent: tuple[subprocess.Popen[str], list[int]]) -> None:
+    """A server on 0.0.0.0 does not answer for a Service while kube-proxy starts; afterwards rules stand in between."""
+    process, _ = parent
+    user = Path(f"/proc/{process.pid}/ns/user").readlink() != Path("/proc/self/ns/user").readlink()
+    program = """
+import socket
+from sartor_devcluster import namespace
+def ask(address):
+    try:
+        with socket.create_connection((address, 4711), timeout=0.3) as connection:
+            return connection.getsockname()[0]
+    except OSError as error:
+        return type(error).__name__ if isinstance(error, TimeoutError) else error.strerror
+server = socket.create_server(("0.0.0.0", 4711))
+print(ask("10.96.3.4"), ask("10.96.0.1"), sep=", ")
+namespace.route_services(namespace.Services.STARTING)
+print(ask("10.96.3.4"))
+namespace.route_services(namespace.Services.PROXIED)
+print(ask("10.96.3.4"))
+"""
+    inside = enter_command(process.pid, [sys.executable, "-c", program], user_namespace=user)
+    done = subprocess.run(inside, capture_output=True, text=True, check=False, env=scrubbed(os.environ, home=Path("/")))
+    assert done.stdout == "Network is unreachable, 10.96.0.1\nTimeoutError\n10.240.0.1\n", done.stderr

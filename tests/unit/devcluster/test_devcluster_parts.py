@@ -15,16 +15,26 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sartor_devcluster import audit, bootstrap, cli, components, control, kubeconfig, namespace, state
-from sartor_devcluster.cluster import Cluster, ComponentHealth, DevCluster, Status
-from sartor_devcluster.environment import scrubbed
+from sartor_devcluster.cluster import Cluster, DevCluster
+from sartor_devcluster.environment import scrubbed, with_folder
 from sartor_devcluster.errors import DevclusterError, NotRunningError, StartError, StateError
+from sartor_devcluster.health import ComponentHealth, Status, absences, unwell
 from sartor_devcluster.layout import Layout, state_root
 from sartor_devcluster.pki import CLIENTS, Authority, Pki
 from sartor_devcluster.prepare import prepare
 from sartor_devcluster.process import FIRST_DELAY, LONGEST_DELAY, describe, next_delay
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-SETTINGS = state.Settings({"kubectl": "/k/kubectl"}, "1.36.2", "cache", {"etcd": ("--a=1", "--b")}, False, "abc.def")
+SETTINGS = state.Settings(
+    {"kubectl": "/k/kubectl"},
+    "1.36.2",
+    "cache",
+    {"etcd": ("--a=1", "--b")},
+    False,
+    "abc.def",
+    ("coredns",),
+    {"coredns": "left out on request", "kube-proxy": "nft is missing"},
+)
 STATE = state.State(state.ProcessId(10, 11), state.ProcessId(12, 13), 4321, True, 1.5)
 
 
@@ -73,6 +83,8 @@ class TestNamesAndFiles:
         assert SETTINGS.same_cluster(replace(SETTINGS, version="1.36.3", bootstrap_token="x.y"))
         assert not SETTINGS.same_cluster(replace(SETTINGS, extra_arguments={}))
         assert not SETTINGS.same_cluster(replace(SETTINGS, user_namespace=True))
+        assert not SETTINGS.same_cluster(replace(SETTINGS, without=()))
+        assert SETTINGS.same_cluster(replace(SETTINGS, absent={})), "what a machine cannot have was not asked for"
 
     def test_a_process_is_known_by_number_and_start(self) -> None:
         own = state.ProcessId.of(os.getpid())
@@ -158,6 +170,15 @@ class TestCertificates:
         assert pki.certificate("ca").read_bytes() != before
         self.load(pki, "admin").verify_directly_issued_by(self.load(pki, "ca"))
 
+    def test_a_set_of_an_older_version_gets_the_clients_that_it_lacks(self, pki: Pki, tmp_path: Path) -> None:
+        kept = Pki(tmp_path / "pki")
+        kept.make(NOW)
+        before = kept.certificate("admin").read_bytes()
+        kept.certificate("kube-proxy").unlink()
+        kept.make(NOW)
+        self.load(kept, "kube-proxy").verify_directly_issued_by(self.load(kept, "ca"))
+        assert kept.certificate("admin").read_bytes() == before
+
     def test_clients_verify_servers_strictly(self, pki: Pki, tmp_path: Path) -> None:
         """As the strictest client does (Python 3.13 does by default): a handshake of the two ends in memory."""
         server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
@@ -219,6 +240,38 @@ class TestArguments:
             "--enable-bootstrap-token-auth=true",
         } <= command
 
+    def test_kube_proxy_is_told_what_it_cannot_find_out_in_a_namespace(
+        self, specs: dict[str, components.ComponentSpec]
+    ) -> None:
+        command = set(specs["kube-proxy"].command)
+        assert {
+            "--proxy-mode=nftables",
+            "--bind-address=10.240.0.1",
+            "--nodeport-addresses=0.0.0.0/0",
+            "--conntrack-max-per-core=0",
+            "--oom-score-adj=0",
+        } <= command
+        assert not any(flag.startswith("--hostname-override") for flag in command), "known only when it starts"
+        own, through = specs["kube-proxy"].probes
+        assert (own.port, through.address) == (10256, "10.96.0.1"), "well: its rules lead somewhere"
+
+    def test_the_dns_server_answers_for_the_cluster_and_denies_the_rest(
+        self, specs: dict[str, components.ComponentSpec], tmp_path: Path
+    ) -> None:
+        layout = Layout(tmp_path / "c")
+        prepare(layout, port=4321, bootstrap_token="abcdef.0123456789abcdef", now=NOW)
+        assert specs["coredns"].command[1:] == ("-conf", str(layout.corefile))
+        text = layout.corefile.read_text()
+        assert text.startswith("cluster.local in-addr.arpa ip6.arpa {\n    bind 10.240.0.2\n")
+        assert f'kubeconfig "{layout.component_kubeconfig("coredns")}"' in text
+        assert "rcode NXDOMAIN" in text.partition("\n. {")[2]
+        assert layout.component_kubeconfig("coredns").stat().st_mode & 0o777 == 0o600
+
+    def test_without_their_programs_there_is_neither(self, tmp_path: Path) -> None:
+        binaries = {name: f"/k/{name}" for name in components.NAMES if name not in components.CONSEQUENCES}
+        specs = components.component_specs(Layout(tmp_path / "c"), binaries, {})
+        assert [spec.name for spec in specs] == [n for n in components.NAMES if n not in components.CONSEQUENCES]
+
     def test_every_file_that_is_named_is_written(self, tmp_path: Path) -> None:
         layout = Layout(tmp_path / "c")
         prepare(layout, port=4321, bootstrap_token="abcdef.0123456789abcdef", now=NOW)
@@ -267,6 +320,11 @@ class TestArguments:
         first, *_ = made["PYTHONPATH"].split(os.pathsep)
         assert first == str(Path("src").absolute())
 
+    def test_a_program_beside_path_is_found_after_all_others(self) -> None:
+        assert with_folder("/bin:/usr/bin", Path("/usr/sbin")) == "/bin:/usr/bin:/usr/sbin"
+        assert with_folder("/usr/sbin:/bin", Path("/usr/sbin")) == "/usr/sbin:/bin"
+        assert with_folder("", Path("/usr/sbin")) == "/usr/sbin"
+
 
 class TestBackOff:
     def test_delays_double_up_to_a_bound_and_start_again_after_a_steady_time(self) -> None:
@@ -292,10 +350,27 @@ class TestBootstrapObjects:
 
     def test_the_approver_may_approve_nothing_else(self) -> None:
         made = dict(bootstrap.objects("abcdef.0123456789abcdef"))
-        role = next(m for m in made.values() if m["kind"] == "ClusterRole")
+        role = next(m for m in made.values() if m["kind"] == "ClusterRole" and "approver" in m["metadata"]["name"])
         approvals = [rule for rule in role["rules"] if "approve" in rule["verbs"]]
         assert [rule["resourceNames"] for rule in approvals] == [["kubernetes.io/kubelet-serving"]]
         assert "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef" in made
+
+    def test_the_dns_server_may_only_watch_what_names_are_made_of(self) -> None:
+        made = dict(bootstrap.dns_objects())
+        (role,) = [m for m in made.values() if m["kind"] == "ClusterRole"]
+        assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"list", "watch"}
+        assert {r for rule in role["rules"] for r in rule["resources"]} == {"services", "namespaces", "endpointslices"}
+
+    def test_the_dns_service_leads_to_the_dns_server(self) -> None:
+        made = dict(bootstrap.dns_objects())
+        service = made["/api/v1/namespaces/kube-system/services/kube-dns"]
+        (slice,) = [m for m in made.values() if m["kind"] == "EndpointSlice"]
+        assert service["spec"]["clusterIP"] == "10.96.0.10"
+        assert "selector" not in service["spec"], "or a controller would take its endpoint away"
+        assert slice["metadata"]["labels"]["kubernetes.io/service-name"] == service["metadata"]["name"]
+        assert slice["endpoints"][0]["addresses"] == ["10.240.0.2"]
+        names = [(port["name"], port["protocol"]) for port in slice["ports"]]
+        assert names == [(port["name"], port["protocol"]) for port in service["spec"]["ports"]], "else nothing matches"
 
 
 class TestAuditLog:
@@ -405,14 +480,26 @@ class TestCommandLine:
         well = ComponentHealth("etcd", "running", 12, 0, None, True)
         ended = ComponentHealth("kube-scheduler", "waiting", None, 2, 1, False)
         hung = ComponentHealth("kube-apiserver", "running", 13, 0, None, False)
-        status = Status("demo", True, False, "1.36.2", "cache", 4321, 9, (well, hung, ended))
+        absent = ComponentHealth("coredns", "absent", None, 0, None, False, "left out on request")
+        status = Status("demo", True, False, "1.36.2", "cache", 4321, 9, (well, hung, ended, absent))
         assert cli.status_lines(status) == [
             "cluster demo: not ready, Kubernetes 1.36.2 (cache), https://127.0.0.1:4321, supervisor 9",
             "  etcd                            12  well",
             "  kube-apiserver                  13  not well",
             "  kube-scheduler                   -  waiting, restarted 2 times",
+            "  coredns                          -  absent: left out on request",
         ]
+        assert status.absent("coredns") == "left out on request"
+        assert status.absent("kube-apiserver") is None
         assert cli.status_lines(replace(status, running=False)) == ["cluster demo: not running"]
+
+    def test_what_is_absent_is_not_what_a_start_waits_for(self) -> None:
+        nothing = {"pid": None, "restarts": 0, "exit_code": None, "well": False}
+        absent = {"name": "kube-proxy", "phase": "absent", "reason": "nft is missing", **nothing}
+        waiting = {"name": "etcd", "phase": "waiting", "reason": "", **nothing}
+        assert unwell({"components": [absent, waiting]}) == "etcd is waiting"
+        assert unwell({"components": [absent]}) == "its first objects are not there yet"
+        assert absences({"components": [absent, waiting]}) == {"kube-proxy": "nft is missing"}
 
     @pytest.fixture
     def root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -460,6 +547,8 @@ class TestCommandLine:
     ) -> None:
         with pytest.raises(StartError, match="no component kubelet; there are etcd, kube-apiserver"):
             DevCluster.up("demo", extra_arguments={"kubelet": ["--v=4"]})
+        with pytest.raises(StartError, match="no component etcd; there are kube-proxy, coredns"):
+            DevCluster.up("demo", without=["etcd"])
         assert not root.exists()
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,16 +20,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
 
 
-async def open_gate() -> None:
-    pass
+async def open_gate() -> Sequence[str]:
+    return ()
 
 
 @asynccontextmanager
 async def kept(
-    folder: Path, program: str, gate: Callable[[], Awaitable[None]] = open_gate
+    folder: Path, program: str, gate: Callable[[], Awaitable[Sequence[str]]] = open_gate
 ) -> AsyncGenerator[tuple[Component, list[str]]]:
     said: list[str] = []
-    spec = ComponentSpec("part", ("sh", "-c", program), None)
+    spec = ComponentSpec("part", ("sh", "-c", program))
     component = Component(spec, Layout(folder), dict(os.environ), said.append, gate)
     task = asyncio.create_task(component.keep())
     yield component, said
@@ -93,8 +93,9 @@ def test_a_closed_gate_holds_it_back_and_stopping_it_then_counts(tmp_path: Path)
     async def test() -> None:
         opened = asyncio.Event()
 
-        async def gate() -> None:
+        async def gate() -> Sequence[str]:
             await opened.wait()
+            return ()
 
         async with kept(tmp_path, "exec sleep 600", gate) as (component, _):
             await asyncio.sleep(0.05)
@@ -124,10 +125,33 @@ def test_stopping_it_between_two_starts(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_program_that_is_not_there_is_an_error_and_no_loop(tmp_path: Path) -> None:
     async def test() -> None:
-        component = Component(
-            ComponentSpec("part", (str(tmp_path / "none"),), None), Layout(tmp_path), {}, print, open_gate
-        )
+        component = Component(ComponentSpec("part", (str(tmp_path / "none"),)), Layout(tmp_path), {}, print, open_gate)
         with pytest.raises(FileNotFoundError):
             await component.keep()
+
+    asyncio.run(test())
+
+
+def test_what_its_gate_says_comes_before_its_own_arguments(tmp_path: Path) -> None:
+    """So that whoever gives a component an argument of its own has the last word."""
+
+    async def test() -> None:
+        answers = iter([("-e",), ("-ex",), ("-ex",)])
+
+        async def gate() -> Sequence[str]:
+            return next(answers)
+
+        async with kept(tmp_path, 'echo "$-"; exec sleep 600', gate) as (component, said):
+            log = tmp_path / "logs" / "part.log"
+            await until(lambda: log.exists() and "e" in log.read_text())
+            first = component.status().pid
+            assert component.renew()
+            await until(lambda: "x" in log.read_text() and component.status().pid not in (None, first))
+            assert component.status().restarts == 0, "and it did not fail"
+            assert said == []
+            await component.stop(kill=True)
+            assert not component.renew()
+            component.start()
+            await until(lambda: component.status().phase == "running")
 
     asyncio.run(test())

@@ -36,7 +36,9 @@ from sartor_operator.kinds import (
     DEPLOYMENT,
     EVENT,
     JOB,
+    LOOKED_AT,
     POD,
+    PROFILE,
     RUN,
     SYNTHESIS,
     Kind,
@@ -85,6 +87,34 @@ def target(name: str = "pool", **spec: Any) -> Manifest:
         "kind": "HardwareTarget",
         "metadata": {"name": name},
         "spec": {"platform": "cpu", **spec},
+    }
+
+
+def profile(name: str = "agents", **spec: Any) -> Manifest:
+    """An AgentProfile."""
+    meta = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": PROFILE.api_version, "kind": "AgentProfile", "metadata": meta, "spec": spec}
+
+
+def node(
+    name: str,
+    labels: Mapping[str, str] | None = None,
+    *,
+    allocatable: Mapping[str, str] | None = None,
+    ready: bool = True,
+    taints: Any = (),
+    cordoned: bool = False,
+) -> Manifest:
+    """A Node of 8 cores and 32 GiB."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": dict(labels or {})},
+        "spec": {"taints": list(taints), **({"unschedulable": True} if cordoned else {})},
+        "status": {
+            "allocatable": {"cpu": "8", "memory": "32Gi", **(allocatable or {})},
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
     }
 
 
@@ -305,6 +335,21 @@ class World:
     def events(self) -> list[str]:
         return [str(e["reason"]) for e in self.all(EVENT)]
 
+    def evict(self, job: Manifest, lingers: float = 5.0) -> None:
+        """Kueue takes its admission back: the Job is suspended (its start stays until it is resumed), its pod is ended and
+        lingers."""
+        self.quota = False
+        suspended = {"type": "Suspended", "status": "True", "lastTransitionTime": format_time(self.now)}
+        status = {**job.get("status", {}), "conditions": [suspended]}
+        key = key_of(JOB, job)
+        self._update(key, job, {**job, "spec": {**job["spec"], "suspend": True}, "status": status})
+        for pod in self.all(POD):
+            if names.owner_uid(pod) == names.uid(job):
+                gone = {**pod["metadata"], "deletionTimestamp": format_time(self.now + lingers)}
+                ended = [{"name": "role", "state": {"terminated": {"exitCode": 143, "reason": "Error"}}}]
+                status = {**pod.get("status", {}), "phase": "Failed", "containerStatuses": ended}
+                self._update(key_of(POD, pod), pod, {**pod, "metadata": gone, "status": status})
+
     # --- stacks -----------------------------------------------------------------------------------------------------
 
     async def files(self, repository: str, commit: str) -> Mapping[str, bytes]:
@@ -344,17 +389,19 @@ class World:
 
     def _job(self, key: Key, job: Manifest) -> None:
         if job["spec"].get("suspend"):
-            if self.quota:
+            if self.quota and "kueue.x-k8s.io/queue-name" in job["metadata"]["labels"]:
                 self._update(key, job, {**job, "spec": {**job["spec"], "suspend": False}})
             return
         status = job.get("status", {})
         if any(c["type"] in ("Complete", "Failed") for c in status.get("conditions", ())):
             return
-        pods = [p for p in self.all(POD) if names.owner_uid(p) == names.uid(job)]
-        if "startTime" not in status:
-            self._set(key, startTime=format_time(self.now))
+        pods = [p for p in self.all(POD) if names.owner_uid(p) == names.uid(job) and not names.deleting(p)]
+        suspended = any(c["type"] == "Suspended" and c["status"] == "True" for c in status.get("conditions", ()))
+        if suspended or "startTime" not in status:
+            resumed = [{"type": "Suspended", "status": "False", "lastTransitionTime": format_time(self.now)}]
+            self._set(key, startTime=format_time(self.now), conditions=resumed)
             self.started.append(job["metadata"]["annotations"][names.STEP_ANNOTATION])
-            self._make_pod(job, job["spec"]["template"], f"{key[2]}-pod")
+            self._make_pod(job, job["spec"]["template"], f"{key[2]}-{self.serial}")
             return
         deadline = (parse_time(status["startTime"]) or 0) + job["spec"]["activeDeadlineSeconds"]
         phases = [p.get("status", {}).get("phase") for p in pods]
@@ -391,6 +438,10 @@ class World:
             )
 
     def _pod(self, key: Key, pod: Manifest) -> None:
+        if names.deleting(pod):
+            if self.now >= (parse_time(pod["metadata"]["deletionTimestamp"]) or 0.0):
+                self.remove(key)
+            return
         role = names.label(pod, names.ROLE_LABEL)
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             return
@@ -406,15 +457,23 @@ class World:
             case "ready":
                 if not _is_ready(pod):
                     ready = {"type": "Ready", "status": "True", "lastTransitionTime": moment}
+                    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment}
                     running = [{"name": "serve", "state": {"running": {"startedAt": moment}}}]
-                    self._set(key, phase="Running", podIP="10.0.0.9", conditions=[ready], containerStatuses=running)
+                    self._set(
+                        key, phase="Running", podIP="10.0.0.9", conditions=[placed, ready], containerStatuses=running
+                    )
             case "pending":
                 why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
                 self._set(key, phase="Pending", conditions=[why | {"lastTransitionTime": moment}])
+            case "gated":
+                if "phase" not in pod.get("status", {}):
+                    why = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "message": "gated"}
+                    self._set(key, phase="Pending", conditions=[why | {"lastTransitionTime": moment}])
             case "never-ready":
                 if "containerStatuses" not in pod.get("status", {}):
                     running = [{"name": "serve", "state": {"running": {"startedAt": moment}}}]
-                    self._set(key, phase="Running", podIP="10.0.0.9", containerStatuses=running)
+                    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": moment}
+                    self._set(key, phase="Running", podIP="10.0.0.9", conditions=[placed], containerStatuses=running)
             case "evicted":
                 self._set(key, phase="Failed", reason="Evicted", message="the node was low on memory")
             case _:
@@ -487,7 +546,7 @@ class Process:
         for key, manifest in world.store.items():
             self.cache.put(key[0], manifest)
         self.cache.listen(self._changed)
-        for kind in (SYNTHESIS, RUN):
+        for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
                 self.keys[key_of(kind, manifest)] = None
         applier = Applier(
@@ -521,8 +580,8 @@ class Process:
         else:
             self.cache.put(kind, manifest)
 
-    def _changed(self, kind: Kind, manifest: Manifest) -> None:
-        for key in keys_for(self.cache, kind, manifest):
+    def _changed(self, kind: Kind, before: Manifest | None, now: Manifest | None) -> None:
+        for key in keys_for(self.cache, kind, before, now):
             self.keys[key] = None
 
     async def work(self, looks: int = 500) -> None:

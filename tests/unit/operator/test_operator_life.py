@@ -1,5 +1,7 @@
 """The whole life of a synthesis, and what kills, faults and humans do to it."""
 
+import asyncio
+import contextlib
 import json
 
 import pytest
@@ -7,10 +9,24 @@ from operator_world import NAMESPACE, Ends, Process, World, good, live, measured
 
 from sartor_api.search.records import FailureClass, StepKind, Verdict
 from sartor_operator import names
-from sartor_operator.errors import ApiError, ConflictError, TransientError
-from sartor_operator.kinds import CANDIDATE, CONFIG_MAP, DEPLOYMENT, EVENT, JOB, POD, RUN, SECRET, SERVICE, SYNTHESIS
+from sartor_operator.errors import ApiError, ConflictError, RefusedError, TransientError
+from sartor_operator.kinds import (
+    CANDIDATE,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    EVENT,
+    JOB,
+    NETWORK_POLICY,
+    POD,
+    RUN,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    SYNTHESIS,
+)
+from sartor_operator.pods.jobs import STEP_KEY
 from sartor_operator.run.observe import RECORD_KEY
-from sartor_operator.wire import StoredRecord
+from sartor_operator.wire import StepBegin, StoredRecord
 
 STEPS = [
     "000/baseline/1/1",
@@ -465,8 +481,6 @@ def test_a_synthesis_that_cannot_begin_says_what_to_change(spec: dict, reason: s
     world.add(target())
     world.add(synthesis(**spec))
     process = Process(world)
-    import asyncio
-
     asyncio.run(process.work())
     ssyn = world.one(SYNTHESIS)
     assert condition(ssyn, "Stalled") == ("True", reason)
@@ -483,3 +497,122 @@ def test_a_missing_reference_that_appears_starts_the_run() -> None:
     world.add(target())
     live(world)
     assert world.one(SYNTHESIS)["status"]["phase"] == "Serving"
+
+
+def test_an_implementer_knows_the_baseline_that_it_has_to_beat() -> None:
+    """How many threads the engine had is what a stack may have."""
+    world = short()
+    live(world)
+    steps = {b.step: b for m in world.maps(names.STEP) if (b := StepBegin.model_validate_json(m["data"][STEP_KEY]))}
+    measured_baseline = records(world)[0].record.result
+    assert steps[StepKind.BASELINE].baseline is None
+    assert all(begin.baseline == measured_baseline for step, begin in steps.items() if step is not StepKind.BASELINE)
+
+
+@pytest.mark.parametrize("how", ["deleted", "opened", "half"])
+def test_a_wall_around_candidates_that_somebody_opens_is_closed_again(how: str) -> None:
+    world = short()
+    process = live(world)
+    key = (NETWORK_POLICY, NAMESPACE, "sartor-candidate")
+    before = world.store[key]["spec"]
+
+    def opened(manifest: dict) -> None:
+        if how == "opened":
+            manifest["spec"]["egress"] = [{}]
+        else:  # a peer with one selector more means all namespaces
+            manifest["spec"]["ingress"][0]["from"][0]["namespaceSelector"] = {}
+
+    if how == "deleted":
+        world.remove(key)
+    else:
+        world.edit(NETWORK_POLICY, "sartor-candidate", opened)
+    asyncio.run(process.work())
+    assert world.store[key]["spec"] == before
+    writes = len(world.writes)
+    asyncio.run(process.work())
+    assert len(world.writes) == writes
+
+
+def test_a_token_of_an_identity_that_would_be_mounted_is_taken_away_again() -> None:
+    world = short()
+    process = live(world)
+    world.edit(SERVICE_ACCOUNT, "sartor-judge", lambda m: m.pop("automountServiceAccountToken"))
+    asyncio.run(process.work())
+    assert world.one(SERVICE_ACCOUNT, "sartor-judge")["automountServiceAccountToken"] is False
+
+
+def test_a_damaged_index_of_the_winner_is_said_and_published_again_when_it_is_gone() -> None:
+    world = short()
+    process = live(world)
+    index = next(m for m in world.maps(names.STACK) if names.owner_uid(m) == names.uid(world.one(SYNTHESIS)))
+    key = (CONFIG_MAP, NAMESPACE, names.name_of(index))
+    world._put(key, {**index, "data": {"index.json": "{"}})
+    asyncio.run(process.work())
+    ssyn = world.one(SYNTHESIS)
+    assert condition(ssyn, "Stalled") == ("True", "InfrastructureFailure")
+    assert f"ConfigMap {key[2]} cannot be read; delete it" in ssyn["status"]["message"]
+    world.remove(key)
+    process.stop()
+    live(world)
+    assert world.one(SYNTHESIS)["status"]["phase"] == "Serving"
+
+
+def test_a_status_that_cannot_be_read_is_written_anew() -> None:
+    """A newer operator wrote it, and was taken back."""
+    world = short()
+    live(world).stop()
+    right = world.one(RUN)["status"], world.one(SYNTHESIS)["status"]
+    world.edit(RUN, names.name_of(world.one(RUN)), lambda m: m["status"].update(novelty=1))
+    world.edit(SYNTHESIS, "editor", lambda m: m["status"].update(novelty=1))
+    live(world)
+    assert (world.one(RUN)["status"], world.one(SYNTHESIS)["status"]) == right, "not even a time changed"
+    world.edit(RUN, names.name_of(world.one(RUN)), lambda m: m["status"].update(phase="Dreaming", best={"x": 1}))
+    live(world)
+    assert world.one(RUN)["status"] == right[0] and world.one(SYNTHESIS)["status"]["phase"] == "Serving"
+    assert len(world.all(RUN)) == 1
+
+
+def test_a_refusal_about_what_has_no_namespace_is_told_in_the_default_one() -> None:
+    world = World()
+    world.add(target())
+
+    def refuse(what: str) -> Exception | None:
+        return RefusedError("403 Forbidden: no", status=403) if what.startswith("status HardwareTarget") else None
+
+    world.fail = refuse
+    process = Process(world)
+    with pytest.raises(RefusedError):
+        asyncio.run(process.work())
+    (event,) = world.all(EVENT)
+    assert event["metadata"]["namespace"] == "default" and "namespace" not in event["involvedObject"]
+    assert event["reason"] == "WriteRefused" and "403 Forbidden" in event["message"]
+
+
+def test_a_quota_that_refuses_a_job_is_said_in_the_status_and_forgotten_when_it_is_raised() -> None:
+    world = short()
+    refused = {"on": True}
+
+    def quota(what: str) -> Exception | None:
+        if refused["on"] and what.startswith("create Job"):
+            return RefusedError("403 Forbidden: exceeded quota: jobs", status=403)
+        return None
+
+    world.fail = quota
+    process = Process(world)
+    while process.keys:
+        with contextlib.suppress(RefusedError):
+            asyncio.run(process.work())
+    run = world.one(RUN)
+    assert condition(run, "Stalled") == ("True", "WriteRefused")
+    assert "exceeded quota: jobs" in run["status"]["message"]
+    assert world.events().count("WriteRefused") == 1
+    key = (RUN, NAMESPACE, names.name_of(run))
+    writes = len(world.writes)
+    for _ in range(3):
+        with pytest.raises(RefusedError):
+            asyncio.run(process.controller.reconcile(key))
+    assert world.writes[writes:] == [], "said once"
+    process.stop()
+    refused["on"] = False
+    live(world)
+    assert world.one(SYNTHESIS)["status"]["phase"] == "Serving" and condition(world.one(RUN), "Stalled") is None

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 import sartor_operator
 from sartor_operator.cli import options_of, parser
-from sartor_operator.kinds import BY_NAME, CHILDREN, EVENT, PRIMARY, Kind
+from sartor_operator.kinds import BY_NAME, CHILDREN, EVENT, LEASE, NODE, WHOLE, Kind
 
 FOLDER = Path(sartor_operator.__file__).parents[2] / "manifests"
 
@@ -26,7 +26,7 @@ def verbs(kind: Kind, subresource: str = "") -> set[str]:
     return {v for r in rules if kind.group in r["apiGroups"] and name in r["resources"] for v in r["verbs"]}
 
 
-@pytest.mark.parametrize("kind", [*PRIMARY, *CHILDREN], ids=lambda k: k.kind)
+@pytest.mark.parametrize("kind", [*WHOLE, *CHILDREN], ids=lambda k: k.kind)
 def test_everything_that_is_watched_may_be_read(kind: Kind) -> None:
     assert {"get", "list", "watch"} <= verbs(kind)
 
@@ -47,13 +47,21 @@ def test_what_is_written_may_be_written() -> None:
     for name, needed in expected.items():
         assert needed <= verbs(BY_NAME[name]), name
     assert verbs(EVENT) == {"create"}
-    for name in ("ServingSynthesis", "SynthesisRun", "ServingCandidate"):
+    for name in ("ServingSynthesis", "SynthesisRun", "ServingCandidate", "HardwareTarget", "AgentProfile"):
         assert "patch" in verbs(BY_NAME[name], "status")
 
 
 def test_a_users_intent_is_never_written() -> None:
     for name in ("ServingSynthesis", "HardwareTarget", "AgentProfile"):
         assert verbs(BY_NAME[name]) == {"get", "list", "watch"}
+
+
+def test_nodes_are_read_only_and_nothing_is_granted_that_is_not_watched() -> None:
+    assert verbs(NODE) == {"get", "list", "watch"} and verbs(NODE, "status") == set()
+    known = {kind.plural for kind in BY_NAME.values() if kind is not LEASE}
+    rules = next(d for d in documents() if d["kind"] == "ClusterRole")["rules"]
+    granted = {name.partition("/")[0] for rule in rules for name in rule["resources"]}
+    assert granted == known
 
 
 def test_nothing_is_granted_by_wildcard_or_escalation() -> None:

@@ -44,16 +44,18 @@ def test_payback_is_the_share_of_hardware_that_each_token_saves() -> None:
     assert cost is not None
     # 86.4 M tokens at 1,000 a second are 24 hours of one replica: 86.40 a day; twice as fast saves half of it.
     twice = Speedup(value=2.1, low=2.0, high=2.2, n=9)
-    said = payback(spec, hardware, run, cost=cost.model_copy(update={"amount": decimal(432.0)}), speedup=twice)
+    said = payback(
+        spec, hardware, run.spec, run, cost=cost.model_copy(update={"amount": decimal(432.0)}), speedup=twice
+    )
     assert said is not None and said.saved_per_day is not None and said.earned_back_at is not None
     assert str(said.saved_per_day.amount) == "43.20" and said.saved_per_day.currency == "EUR"
     assert said.pays is True and said.message.startswith("earned back after 10.0 days")
     assert said.earned_back_at.timestamp() == 11 * 86_400
-    slow = payback(spec_of(payback={"outputTokensPerDay": "1k"}), hardware, run, cost=cost, speedup=twice)
+    slow = payback(spec_of(payback={"outputTokensPerDay": "1k"}), hardware, run.spec, run, cost=cost, speedup=twice)
     assert slow is not None and slow.pays is False
-    unknown = payback(spec_of(), hardware, run, cost=cost, speedup=twice)
+    unknown = payback(spec_of(), hardware, run.spec, run, cost=cost, speedup=twice)
     assert unknown is not None and unknown.pays is None and "outputTokensPerDay" in unknown.message
-    assert payback(spec, HardwareTargetSpec(platform="cpu"), run, cost=None, speedup=twice) is None
+    assert payback(spec, HardwareTargetSpec(platform="cpu"), run.spec, run, cost=None, speedup=twice) is None
 
 
 def test_costs_are_booked_by_time_and_shown_with_the_next_round() -> None:

@@ -5,9 +5,16 @@ from typing import Any
 import pytest
 from operator_world import World, live, synthesis, target
 
+from sartor_api.agent_profile import AgentProfileSpec
+from sartor_api.hardware_target import HardwareTargetSpec
+from sartor_api.model import ModelSource
+from sartor_api.search.records import BaselineRecord
 from sartor_operator import names
 from sartor_operator.kinds import DEPLOYMENT, JOB, POD
+from sartor_operator.pods.common import Place
+from sartor_operator.pods.servers import baseline_pod, stack_pod
 from sartor_operator.settings import RoleResources, Settings
+from sartor_operator.wire import StackIndex
 
 GPU = {
     "platform": "cuda",
@@ -156,9 +163,8 @@ def test_jobs_try_once_and_keep_failures_apart(pods: dict[str, Any], what: str) 
     spec = job["spec"]
     assert spec["backoffLimit"] == 0 and spec["activeDeadlineSeconds"] >= 60
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
-    rules = spec["podFailurePolicy"]["rules"]
-    assert rules[0]["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    assert rules[1]["onExitCodes"] == {"operator": "NotIn", "values": [0]}
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert spec["suspend"] is True, "Kueue admits it"
     assert len(job["metadata"]["name"]) <= 63
@@ -195,3 +201,54 @@ def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credenti
     assert fetch["name"] == "fetch-model" and fetch["command"] == ["sartor-role", "fetch-model"]
     source = next(e["value"] for e in fetch["env"] if e["name"] == "SARTOR_MODEL_SOURCE")
     assert '"size":"52m"' in source
+
+
+def test_on_a_shared_network_servers_bind_the_address_of_their_pod() -> None:
+    place = place_of(platform="metal", accelerator={"resource": "sartor.dev/metal"}, listenOn="podIP")
+    variable = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    for spec in (baseline_of(place), stack_of(place)):
+        (serve,) = spec["containers"]
+        assert serve["command"][serve["command"].index("--host") + 1] == "$(POD_IP)"
+        assert variable in serve["env"]
+    (serve,) = baseline_of(place_of(platform="cpu"))["containers"]
+    assert serve["command"][serve["command"].index("--host") + 1] == "0.0.0.0" and variable not in serve["env"]
+
+
+@pytest.mark.parametrize(
+    ("cache", "volume"),
+    [
+        ({"persistentVolumeClaim": "compiled"}, {"persistentVolumeClaim": {"claimName": "compiled"}}),
+        ({"hostPath": "/var/cache/vllm"}, {"hostPath": {"path": "/var/cache/vllm", "type": "Directory"}}),
+    ],
+)
+def test_what_the_engine_compiled_is_kept_where_no_generated_code_comes(
+    cache: dict[str, str], volume: dict[str, Any]
+) -> None:
+    place = place_of(platform="cpu", engineCache=cache)
+    spec = baseline_of(place)
+    assert {"name": "engine-cache", **volume} in spec["volumes"]
+    (serve,) = spec["containers"]
+    assert {"name": "engine-cache", "mountPath": "/engine-cache"} in serve["volumeMounts"]
+    assert {"name": "VLLM_CACHE_ROOT", "value": "/engine-cache/vllm"} in serve["env"]
+    assert "engine-cache" not in str(stack_of(place))
+
+
+def test_without_a_cache_of_the_engine_nothing_is_kept() -> None:
+    spec = baseline_of(place_of(platform="cpu"))
+    assert {"name": "VLLM_CACHE_ROOT", "value": "/tmp/engine-cache/vllm"} in spec["containers"][0]["env"]
+    assert "engine-cache" not in [volume["name"] for volume in spec["volumes"]]
+
+
+def place_of(**hardware: Any) -> Place:
+    source = ModelSource.model_validate({"synthetic": {"kind": "chain", "size": "tiny"}})
+    return Place(Settings(), HardwareTargetSpec.model_validate(hardware), AgentProfileSpec(), source)
+
+
+def baseline_of(place: Place) -> dict[str, Any]:
+    record = BaselineRecord(engine="vllm", version="1", arguments=("--dtype", "bfloat16"))
+    return baseline_pod(place, record, served_name="m", length=512)
+
+
+def stack_of(place: Place) -> dict[str, Any]:
+    index = StackIndex(commit="0" * 40, content_hash="0" * 64)
+    return stack_pod(place, index, baseline_url="http://10.0.0.1:8000")

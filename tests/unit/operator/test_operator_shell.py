@@ -14,6 +14,7 @@ from sartor_operator import names
 from sartor_operator.cache import Cache
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
+from sartor_operator.controller import keys_for
 from sartor_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -22,8 +23,18 @@ from sartor_operator.errors import (
     RefusedError,
     TransientError,
 )
-from sartor_operator.keyqueue import FIRST_BACKOFF, KeyQueue
-from sartor_operator.kinds import CONFIG_MAP, LEASE, RUN, SYNTHESIS, Manifest
+from sartor_operator.keyqueue import FIRST_BACKOFF, LONGEST_BACKOFF, KeyQueue
+from sartor_operator.kinds import (
+    CONFIG_MAP,
+    LEASE,
+    NETWORK_POLICY,
+    PROFILE,
+    RUN,
+    SERVICE_ACCOUNT,
+    SYNTHESIS,
+    TARGET,
+    Manifest,
+)
 from sartor_operator.lease import Leadership
 from sartor_operator.reflector import Reflector
 
@@ -59,7 +70,7 @@ def test_a_list_replaces_what_it_could_have_seen() -> None:
     told: list[str] = []
     for number in (1, 2, 9):
         cache.put(CONFIG_MAP, thing(f"n{number}", number, uid=f"u{number}", **{names.RUN_LABEL: "r"}))
-    cache.listen(lambda _k, m: told.append(names.name_of(m)))
+    cache.listen(lambda _k, before, now: told.append(names.name_of(now or before)))
     cache.replace(CONFIG_MAP, [thing("n2", 2, uid="u2", **{names.RUN_LABEL: "r"})], at_version=5)
     left = [names.name_of(m) for m in cache.labelled(CONFIG_MAP, "ns", names.RUN_LABEL, "r")]
     assert left == ["n2", "n9"], "n1 is gone; n9 is newer than the list"
@@ -70,6 +81,72 @@ def test_large_data_is_not_kept() -> None:
     cache = Cache()
     cache.put(CONFIG_MAP, {**thing("a", 1), "binaryData": {"part": "x" * 1000}})
     assert "binaryData" not in (cache.get(CONFIG_MAP, "ns", "a") or {})
+
+
+def test_what_a_planner_got_to_read_is_not_kept_and_nothing_new_is_news_to_nobody() -> None:
+    cache = Cache()
+    told: list[Manifest | None] = []
+    cache.listen(lambda _k, before, _now: told.append(before))
+    step = {**thing("a", 1), "data": {"step.json": "{}", "records.json": "x" * 600_000}}
+    cache.put(CONFIG_MAP, step)
+    kept = cache.get(CONFIG_MAP, "ns", "a")
+    assert kept is not None and kept["data"] == {"step.json": "{}"}
+    assert cache.put(CONFIG_MAP, {**step, "metadata": {**step["metadata"], "resourceVersion": "2"}})
+    assert told == [None], "a version in which nothing changed"
+    assert cache.put(CONFIG_MAP, {**thing("a", 3), "data": {"step.json": "{1}"}})
+    assert told == [None, {**kept, "metadata": {**kept["metadata"], "resourceVersion": "2"}}]
+
+
+# --- which keys follow ------------------------------------------------------------------------------------------------
+
+
+def synthesis_of(name: str, target: str, profile: str | None = None, version: int = 1) -> Manifest:
+    meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": str(version), "generation": 1}
+    agents = {"agents": {"profileRef": {"name": profile}}} if profile else {}
+    return {"metadata": meta, "spec": {"hardware": {"targetRef": {"name": target}}, **agents}}
+
+
+def test_a_change_leads_to_what_refers_to_it_and_to_nothing_else() -> None:
+    """A thousand syntheses: what has to be looked at is found by an index, and a status alone wakes nobody else."""
+    cache = Cache()
+    for number in range(1000):
+        cache.put(SYNTHESIS, synthesis_of(f"s{number}", f"t{number % 500}", f"p{number % 500}"))
+    meta = {"name": "t7", "uid": "t", "generation": 1}
+    before: Manifest = {"metadata": meta, "spec": {}, "status": {"product": "A", "message": "a"}}
+    said = {**before, "status": {"product": "A", "message": "b"}}
+    driver = {**before, "status": {"product": "B"}}
+    edited = {**before, "metadata": {**meta, "generation": 2}}
+    followers = [(SYNTHESIS, "ns", "s507"), (SYNTHESIS, "ns", "s7")]
+    assert keys_for(cache, TARGET, before, said) == [(TARGET, "", "t7")]
+    for news in ((before, driver), (before, edited), (before, None), (None, before)):
+        assert sorted(keys_for(cache, TARGET, *news)[1:], key=str) == followers
+    profile: Manifest = {"metadata": {"name": "p7", "namespace": "ns", "uid": "p", "generation": 1}}
+    assert keys_for(cache, PROFILE, profile, {**profile, "status": {"tokensUsed": 9}}) == [(PROFILE, "ns", "p7")]
+    assert sorted(keys_for(cache, PROFILE, None, profile)[1:], key=str) == followers
+    cache.remove(SYNTHESIS, "ns", "s7", "s7")
+    cache.put(SYNTHESIS, synthesis_of("s507", "elsewhere", version=2))
+    assert keys_for(cache, TARGET, before, None) == [(TARGET, "", "t7")], "what is gone, or refers to another one now"
+
+
+def test_a_status_of_a_synthesis_wakes_none_of_its_runs() -> None:
+    cache = Cache()
+    ssyn = synthesis_of("s", "t")
+    cache.put(SYNTHESIS, ssyn)
+    cache.put(RUN, {**thing("r", 2, **{names.SYNTHESIS_LABEL: "s"}), "spec": {}})
+    assert keys_for(cache, SYNTHESIS, ssyn, {**ssyn, "status": {"phase": "Serving"}}) == [(SYNTHESIS, "ns", "s")]
+    held = {**ssyn, "metadata": {**ssyn["metadata"], "generation": 2}}
+    assert keys_for(cache, SYNTHESIS, ssyn, held) == [(SYNTHESIS, "ns", "s"), (RUN, "ns", "r")]
+
+
+def test_an_identity_or_a_wall_that_goes_or_changes_is_seen_by_a_synthesis_of_its_namespace() -> None:
+    cache = Cache()
+    cache.put(SYNTHESIS, synthesis_of("s", "t"))
+    wall = thing("sartor-candidate", 3)
+    assert keys_for(cache, NETWORK_POLICY, None, wall) == []
+    assert keys_for(cache, NETWORK_POLICY, wall, None) == [(SYNTHESIS, "ns", "s")]
+    assert keys_for(cache, SERVICE_ACCOUNT, wall, wall) == [(SYNTHESIS, "ns", "s")]
+    elsewhere = {"metadata": {**wall["metadata"], "namespace": "other"}}
+    assert keys_for(cache, NETWORK_POLICY, elsewhere, None) == []
 
 
 # --- queue --------------------------------------------------------------------------------------------------------------
@@ -122,6 +199,37 @@ def test_wake_times_and_back_off() -> None:
         queue.add("a")
         assert await queue.take() == "a"
         assert queue.failed("a") == FIRST_BACKOFF, "success ends the back-off"
+
+    asyncio.run(story())
+
+
+def test_wake_times_that_are_void_do_not_pile_up() -> None:
+    """Each look at a run sets its deadline anew, hours ahead: 100,000 looks leave one wake time."""
+
+    async def story() -> None:
+        clock = Clock()
+        queue: KeyQueue[str] = KeyQueue(clock)
+        for number in range(100_000):
+            queue.add("a")
+            await queue.take()
+            queue.done("a", wake_at=10_000.0 + number)
+        assert len(queue._wakes) <= 200
+        clock.now = 10_000.0 + 99_999
+        assert await queue.take() == "a"
+
+    asyncio.run(story())
+
+
+def test_failures_without_end_never_break_the_queue() -> None:
+    async def story() -> None:
+        clock = Clock()
+        queue: KeyQueue[str] = KeyQueue(clock)
+        queue.add("a")
+        for _ in range(1500):  # a day of them
+            await queue.take()
+            delay = queue.failed("a")
+            clock.now += delay
+        assert delay == LONGEST_BACKOFF
 
     asyncio.run(story())
 
@@ -193,6 +301,41 @@ def test_retry_after_is_honoured() -> None:
         assert asyncio.get_running_loop().time() - begun >= 1.0
 
     with_client(server, story)
+
+
+def test_nobody_is_made_to_sleep_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, body, _ = status(429, "TooManyRequests")
+    server = Server([(code, body, {"Retry-After": "3600"})])
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("sartor_operator.client.asyncio.sleep", sleep)
+
+    async def story(client: Client) -> None:
+        await client.get(CONFIG_MAP, "ns", "a")
+
+    with_client(server, story)
+    assert slept and max(slept) < 31
+
+
+def test_who_is_not_the_leader_any_more_sends_nothing_that_changes_anything() -> None:
+    server = Server()
+
+    async def story(client: Client) -> None:
+        client.fence(lambda: False)
+        client._uniform = lambda: -0.5  # no waiting between tries
+        with pytest.raises(TransientError, match="not the leader any more"):
+            await client.create(thing("a", 0), "sartor-create")
+        with pytest.raises(TransientError, match="not the leader any more"):
+            await client.delete(CONFIG_MAP, "ns", "a", "u1")
+        await client.get(CONFIG_MAP, "ns", "a")
+        client.fence(lambda: True)
+        await client.create(thing("a", 0), "sartor-create")
+
+    with_client(server, story)
+    assert [method for method, *_ in server.requests] == ["GET", "POST"]
 
 
 ERRORS = [
@@ -337,6 +480,20 @@ def test_a_second_one_waits_until_the_first_is_gone() -> None:
         await asyncio.wait_for(waiting, 3)
         assert leases.lease is not None and leases.lease["spec"]["holderIdentity"] == "b"
         assert leases.lease["spec"]["leaseTransitions"] == 1
+
+    asyncio.run(story())
+
+
+def test_a_process_that_was_stopped_for_a_while_is_no_leader() -> None:
+    async def story() -> None:
+        leases, clock = Leases(), Clock()
+        lease = Leadership(leases, namespace="ns", name="l", identity="a", seconds=15.0, wall=clock, clock=clock)  # type: ignore[arg-type]
+        assert not lease.valid
+        await lease.acquire()
+        clock.now = 14.9
+        assert lease.valid
+        clock.now = 15.1
+        assert not lease.valid, "somebody else may have taken it"
 
     asyncio.run(story())
 

@@ -34,7 +34,7 @@ FATES = [
 DELETED: tuple[Kind, ...] = (JOB, POD, SECRET, DEPLOYMENT, SERVICE, CANDIDATE)
 
 
-def storm(seed: int, *, rate: float, kills: bool) -> World:
+def storm(seed: int, *, rate: float, kills: bool, queue: bool = False) -> World:
     draw = random.Random(seed)
 
     def script(begin: StepBegin, _execution: int) -> Ends | None:
@@ -46,13 +46,20 @@ def storm(seed: int, *, rate: float, kills: bool) -> World:
         return fate.choice(FATES) if fate.random() < rate else "ready"
 
     world = World(script=script, candidate=candidate, kill_every=False)
-    world.add(target())
+    world.add(target(**({"kueue": {"queueName": "team"}} if queue else {})))
     world.add(synthesis())
     budget = 12
 
     def meddle() -> bool:
-        """Between two ticks somebody deletes something, or the process is killed at its next write."""
+        """Between two ticks somebody deletes something, the queue takes a Job back, or the process is killed at a write."""
         nonlocal budget
+        world.quota = world.quota or draw.random() < 0.5
+        if queue and budget and draw.random() < rate:
+            budget -= 1
+            running = [j for j in world.all(JOB) if "startTime" in j.get("status", {}) and not j["spec"].get("suspend")]
+            going = [j for j in running if not any(c["type"] in ("Complete", "Failed") for c in conditions_of(j))]
+            if going:
+                world.evict(draw.choice(going), lingers=draw.choice([0.0, 3.0, 60.0]))
         if budget and draw.random() < rate:
             budget -= 1
             what = [key for key in world.store if key[0] in DELETED]
@@ -63,21 +70,29 @@ def storm(seed: int, *, rate: float, kills: bool) -> World:
             world.kill_after = len(world.writes) + draw.randint(1, 4)
         return False
 
-    live(world, until=meddle, stale=lambda _kind: draw.random() < 0.2)
+    live(world, until=meddle, stale=lambda _kind: draw.random() < 0.2).stop()
+    while not world.quota:  # everything waits for the queue
+        world.quota = True
+        live(world, until=meddle, stale=lambda _kind: draw.random() < 0.2).stop()
     return world
+
+
+def conditions_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    return manifest.get("status", {}).get("conditions", [])
 
 
 @pytest.mark.exhaustive
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**9), rate=st.sampled_from([0.05, 0.2, 0.4]), kills=st.booleans())
-def test_every_storm_ends(seed: int, rate: float, kills: bool) -> None:
-    world = storm(seed, rate=rate, kills=kills)
+@given(seed=st.integers(0, 10**9), rate=st.sampled_from([0.05, 0.2, 0.4]), kills=st.booleans(), queue=st.booleans())
+def test_every_storm_ends(seed: int, rate: float, kills: bool, queue: bool) -> None:
+    world = storm(seed, rate=rate, kills=kills, queue=queue)
     check(world)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_some_storms_end(seed: int) -> None:
-    check(storm(seed, rate=0.2, kills=True))
+@pytest.mark.parametrize("queue", [False, True], ids=["", "queue"])
+def test_some_storms_end(seed: int, queue: bool) -> None:
+    check(storm(seed, rate=0.2, kills=True, queue=queue))
 
 
 def check(world: World) -> None:
@@ -98,5 +113,6 @@ def check(world: World) -> None:
     assert len(steps) == len(stored), "every step that was begun has its record"
     live_roles = [names.label(p, names.ROLE_LABEL) for p in world.all(POD)]
     assert not {"candidate", "baseline"} & set(live_roles), "no server of the search is left"
-    assert not [j for j in world.all(JOB) if not j.get("status", {}).get("conditions")], "no Job is left at work"
+    left = [j for j in world.all(JOB) if not {"Complete", "Failed"} & {c["type"] for c in conditions_of(j)}]
+    assert left == [], "no Job is left at work"
     assert all(m["immutable"] for m in world.all(CONFIG_MAP))

@@ -26,10 +26,10 @@ from sartor_api.search.records import (
 )
 from sartor_operator import reasons
 from sartor_operator.conditions import conditions, done, stalled, working
+from sartor_operator.drift import covers
 from sartor_operator.kinds import Manifest
 from sartor_operator.pods import archive, unpack
 from sartor_operator.pods.servers import unpack_program
-from sartor_operator.synthesis.delivery import covers
 from sartor_operator.wire import LONGEST_REPORT, ReportError, StepReport, read_report, report_text, slim
 
 # --- reports ------------------------------------------------------------------------------------------------------------
@@ -197,6 +197,15 @@ def test_conditions_stand_in_one_order() -> None:
 def test_the_reference_of_the_words_is_what_the_code_says() -> None:
     page = Path(reasons.__file__).parents[2] / "docs" / "reasons.md"
     assert page.read_text(encoding="utf-8") == reasons.render(), "run: python -m sartor_operator.reasons"
+
+
+def test_the_page_is_checked_and_written_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "reasons.md"
+    assert reasons.main(["--check", str(page)]) == 1, "it is not there"
+    assert f"{page} is out of date; run python -m sartor_operator.reasons --write {page}" in capsys.readouterr().err
+    assert reasons.main(["--write", str(page)]) == 0 and reasons.main(["--check", str(page)]) == 0
+    page.write_text(page.read_text() + "by hand\n")
+    assert reasons.main(["--check", str(page)]) == 1
 
 
 def test_every_reason_that_a_step_may_fail_with_is_documented() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pods_world import PodWorld, pod_world
 
+from sartor_agents.checkpoints import SyntheticSource, resolve
 from sartor_agents.pods import __main__ as pods
 from sartor_agents.pods import contract
 from sartor_agents.pods.tools import Tools, fingerprint, serving_hardware
@@ -153,6 +154,25 @@ def test_a_synthetic_model_s_configuration_is_put_into_the_volume(
     monkeypatch.setenv("SARTOR_CONFIGURATION_ONLY", "false")
     assert pods.main(["fetch-model"]) == 0, said.read_text()
     assert (target / "model.safetensors").is_file() and not (target / ".fetch").exists()
+
+
+def test_a_checkpoint_that_the_image_holds_is_copied_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, said, cache = tmp_path / "model", tmp_path / "said", tmp_path / "cache"
+    target.mkdir()
+    held = resolve(SyntheticSource("random", "llama", "tiny", 0, "bfloat16"), cache=cache)
+    (held / "mark").write_text("of the image")
+    source = {"synthetic": {"kind": "random", "architecture": "llama", "size": "tiny"}}
+    for name, value in {
+        "SARTOR_MODEL": str(target),
+        "SARTOR_MODEL_SOURCE": json.dumps(source),
+        "SARTOR_CACHE": str(cache),
+        "TERMINATION_LOG": str(said),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_HOME", "/nonexistent")  # `main` sets it; this puts it back afterwards
+    assert pods.main(["fetch-model"]) == 0, said.read_text()
+    assert (target / "mark").read_text() == "of the image"
+    assert (held / "model.safetensors").read_bytes() == (target / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,7 @@ ls /proc/self/fd | wc -l
 touch /usr/x 2>/dev/null || echo no-usr; test -w /proc/sys/kernel/core_pattern || echo no-sys
 python3 -c 'import sys; print(sys.prefix)'
 unshare -Ur true 2>/dev/null && echo nested
+ls -d /sys/devices/system/cpu; ls -A /sys/firmware | wc -l; touch /sys/firmware/x 2>/dev/null || echo no-firmware
 echo $SECRET $HOST_VARIABLE
 """
 
@@ -141,6 +142,7 @@ echo $SECRET $HOST_VARIABLE
         assert log.count(" 0000000000000000") == 2 and "NoNewPrivs: 1" in log
         assert "\n4\n" in log, "standard streams and the listing's own: no descriptor of the supervisor"
         assert "no-usr" in log and "no-sys" in log
+        assert "/sys/devices/system/cpu\n0\nno-firmware\n" in log, "engines look for cores there; firmware is masked"
         assert sys.prefix in log
         assert "s3cret\n" in log
 

@@ -18,7 +18,8 @@ from sartor_runner.core.quantity import parse as quantity
 from sartor_runner.core.quantity import whole
 from sartor_runner.core.refusals import Allowed, refusals
 from sartor_runner.core.times import rfc3339, seconds
-from sartor_runner.errors import ContainerError, VolumeError
+from sartor_runner.errors import ContainerError, RunnerError, VolumeError
+from sartor_runner.node.machine import Users
 from sartor_runner.node.reporter import patch
 
 from .simulation import pod
@@ -333,3 +334,11 @@ def test_a_status_patch_holds_what_differs_and_nothing_else() -> None:
         "containerStatuses": running,
         "conditions": [{"type": "Ready", "status": "True", "reason": None, "message": None}],
     }
+
+
+def test_a_range_of_one_user_is_shared_and_a_wider_one_is_not() -> None:
+    shared, own = Users(7, 1, enabled=True), Users(7, 2, enabled=True)
+    assert [shared.take(), shared.take()] == [7, 7]
+    assert {own.take(), own.take()} == {7, 8}
+    with pytest.raises(RunnerError, match="widen"):
+        own.take()

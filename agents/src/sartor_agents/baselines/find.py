@@ -1,5 +1,7 @@
 """Which engine a run measures against, on this machine."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +19,7 @@ def find_engine(spec: RunSpec, model_dir: Path) -> Engine:
     """vLLM when its environment is there and the run asks for it, else `transformers` with the reason in the record."""
     served_name = str(spec.model.get("name", model_dir.name))
     hardware = local_hardware()
-    home = cache_folder() / "baseline-home"
+    home, cache = engine_folders()
     wanted = str(spec.baseline.get("engine", "vllm"))
     if wanted == "transformers":
         return TransformersEngine(model_dir, served_name, spec.dtype, home)
@@ -43,4 +45,13 @@ def find_engine(spec: RunSpec, model_dir: Path) -> Engine:
         max_model_len=spec.envelope.max_model_len,
         grid=settings,
         home=home,
+        cache=cache,
     )
+
+
+def engine_folders() -> tuple[Path, Path]:
+    """(home, folder of what was compiled) of an engine. In a pod `$SARTOR_ENGINE_CACHE` may outlive it, a home does not."""
+    if given := os.environ.get("SARTOR_ENGINE_CACHE"):
+        return Path(tempfile.gettempdir()) / "engine", Path(given)
+    home = cache_folder() / "baseline-home"
+    return home, home / ".cache"

@@ -1,5 +1,7 @@
 """vLLM's CPU build as the baseline of a run."""
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,9 @@ START_SECONDS = 900.0
 
 KV_GIB = 2
 
+LITTER_SECONDS = 86400.0
+"""Sockets of an engine that is still up are younger than this: no run takes a day without starting its engine again."""
+
 ENVIRONMENT: Mapping[str, str] = {
     "VLLM_CPU_KVCACHE_SPACE": str(KV_GIB),
     "HF_HUB_OFFLINE": "1",
@@ -20,6 +25,9 @@ ENVIRONMENT: Mapping[str, str] = {
     "DO_NOT_TRACK": "1",
     "VLLM_USE_AOT_COMPILE": "0",  # else every start compiles again
     "TOKENIZERS_PARALLELISM": "false",
+    # Its processes are on one host, and the host's address may be on no interface (a pod of a sartor-runner).
+    "VLLM_HOST_IP": "127.0.0.1",
+    "GLOO_SOCKET_IFNAME": "lo",
 }
 
 
@@ -33,6 +41,8 @@ class VllmEngine:
     max_model_len: int
     grid: Sequence[Setting]
     home: Path
+    cache: Path
+    """Where vLLM and PyTorch keep what they compiled, from one start to the next."""
     fallback_reason: str | None = None
 
     @property
@@ -52,7 +62,9 @@ class VllmEngine:
 
     def server(self, setting: Setting, port: int) -> ServerSpec:
         """The API server's module is started, since the `vllm` command looks for a distribution of another name."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        scratch = self.home / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        sweep(scratch, time.time() - LITTER_SECONDS)
         command = (
             str(self.environment.python), "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(self.model_dir), "--served-model-name", self.served_name,
@@ -61,7 +73,7 @@ class VllmEngine:
         )  # fmt: skip
         home = {
             "HOME": str(self.home),
-            "TMPDIR": str(self.home),
+            "TMPDIR": str(scratch),
             "PATH": f"{self.environment.python.parent}:/usr/bin:/bin",
         }
         return ServerSpec(
@@ -69,6 +81,23 @@ class VllmEngine:
             command=command,
             cwd=self.home,
             port=port,
-            environment={**home, "LANG": "C.UTF-8", **ENVIRONMENT, **setting.environment},
+            environment={**home, **compiled(self.cache), "LANG": "C.UTF-8", **ENVIRONMENT, **setting.environment},
             ready_seconds=START_SECONDS,
         )
+
+
+def sweep(folder: Path, before: float) -> None:
+    """Remove what engines that were killed left there (sockets, small files) and nobody touched since `before` (Unix s)."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another run sweeps too
+            if not path.is_dir() and path.lstat().st_mtime < before:
+                path.unlink()
+
+
+def compiled(cache: Path) -> dict[str, str]:
+    """The variables that say where what was compiled is kept. The operator gives its servers the same folders."""
+    return {
+        "VLLM_CACHE_ROOT": str(cache / "vllm"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TRITON_CACHE_DIR": str(cache / "triton"),
+    }

@@ -66,6 +66,12 @@ class Board:
                 self.name, self.scenario, self.run = event.name, event.scenario, event.run
                 self.rounds_planned, self.started = event.rounds, event.at
                 self.eta, self.left = event.eta_seconds, event.left_seconds
+                self.best = event.best
+                for past in event.past:
+                    result = "kept" if past.kept else past.failure or "dropped"
+                    line = RoundLine(past.round, past.hypothesis, failed=past.failure, speedup=past.speedup)
+                    line.result = result
+                    self.rounds[past.round] = line
             case events.StepStarted():
                 self.step, self.step_round, self.message = event.step, event.round, ""
                 self.eta, self.left = event.eta_seconds, event.left_seconds
@@ -140,10 +146,15 @@ def plain(event: events.Event) -> str | None:
     match event:
         case events.Started():
             what = "resumed" if event.resumed else "started"
-            return (
+            lines = [
                 f"{event.name} ({event.scenario}) {what} in {event.run}: up to {event.rounds} rounds, "
                 f"at most {clock(event.eta_seconds)} to go, budget left {clock(event.left_seconds)}"
-            )
+            ]
+            for past in event.past:
+                found = interval(past.speedup) if past.speedup else past.failure
+                kept = "kept" if past.kept else "not kept"
+                lines.append(f"  before: round {past.round}: {past.hypothesis}: {found or 'not measured'}; {kept}")
+            return "\n".join(lines)
         case events.StepStarted():
             where = f"round {event.round}: " if event.round else ""
             return (

@@ -4,13 +4,14 @@
 type of a synthetic one (bfloat16). With `SARTOR_CONFIGURATION_ONLY` = true nothing but the configuration gets there.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from sartor_agents.checkpoints import HubSource, Source, SyntheticSource, check_checkpoint, resolve
+from sartor_agents.checkpoints import HubSource, Source, SyntheticSource, cache_folder, check_checkpoint, resolve
 from sartor_agents.pods.contract import ContractError, first_problem
 from sartor_agents.run.model import CONFIGURATION
 from sartor_agents.run.storage import storage_errors
@@ -25,15 +26,26 @@ def fetch(values: Mapping[str, str]) -> None:
     scratch = target / ".fetch"
     wanted = source(values)
     with storage_errors(target):
-        folder = resolve(wanted, cache=scratch)
+        folder = held(wanted) or resolve(wanted, cache=scratch)
         only = values.get("SARTOR_CONFIGURATION_ONLY") == "true"
         for file in sorted(folder.iterdir()):
             if file.is_file() and (not only or file.name in CONFIGURATION):
                 # The hub's client keeps links to its blobs; what counts is the file.
-                _move(file.resolve(), target / file.name)
+                if folder.is_relative_to(target):
+                    _move(file.resolve(), target / file.name)
+                else:
+                    shutil.copyfile(file, target / file.name)
         shutil.rmtree(scratch, ignore_errors=True)
     if not only:
         check_checkpoint(target)
+
+
+def held(wanted: Source) -> Path | None:
+    """The folder of a checkpoint that the image has already (below `$SARTOR_CACHE`), if it has."""
+    if not isinstance(wanted, SyntheticSource) or "SARTOR_CACHE" not in os.environ:
+        return None
+    folder = cache_folder() / "checkpoints" / wanted.name
+    return folder if folder.is_dir() else None
 
 
 def _move(file: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from sartor_agents.run import events, notes
 from sartor_agents.run.repository import RunRepository
 from sartor_api.search.budget import Ledger
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
+from sartor_api.search.ending import end_record
 from sartor_api.search.estimate import ACCELERATED, eta_seconds, step_seconds
 from sartor_api.search.records import (
     BaselineRecord,
@@ -34,7 +35,7 @@ from sartor_api.search.records import (
     StepResult,
     Verdict,
 )
-from sartor_api.search.state import RunState, fold
+from sartor_api.search.state import Round, RunState, fold
 
 Emit = Callable[[events.Event], None]
 
@@ -128,6 +129,8 @@ class Driver:
                 eta_seconds=eta_seconds(self.run, now),
                 left_seconds=self._left(now),
                 step_seconds={kind: step_seconds(self.run, kind) for kind in StepKind},
+                past=tuple(_past(closed) for closed in self.run.closed_rounds),
+                best=self.run.best.speedup if self.run.best else None,
             )
         )
         if self.run.ledger.in_flight is not None:
@@ -289,18 +292,7 @@ class Driver:
         stack = self._steps.deliver(finish.best.commit) if finish.best is not None else None
         finished = self.run.finished
         if finished is None:
-            confirmed = finish.best is not None and self.run.confirmations
-            measured = self.run.confirmations[-1].result if confirmed else None
-            finished = Finished(
-                outcome=finish.outcome,
-                reason=finish.reason.value,
-                message=finish.message,
-                best_round=finish.best.round if finish.best else None,
-                commit=finish.best.commit if finish.best else None,
-                content_hash=finish.best.content_hash if finish.best else None,
-                speedup=measured.speedup if isinstance(measured, Measurement) else None,
-                at=now,
-            )
+            finished = end_record(self.run, finish, at=now)
             self._repository.save_finished(finished)
             self.run = self._refold(self.run.ledger, finished=finished)
         report = self._report(self.run)
@@ -320,6 +312,16 @@ class Driver:
             )
         )
         return finished
+
+
+def _past(closed: Round) -> events.PastRound:
+    return events.PastRound(
+        round=closed.number,
+        hypothesis=closed.plan.hypothesis if closed.plan else "",
+        kept=closed.kept,
+        speedup=closed.speedup,
+        failure=closed.failure.reason if closed.failure else "",
+    )
 
 
 def _subject(record: StepRecord) -> str:

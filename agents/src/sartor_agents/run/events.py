@@ -15,7 +15,21 @@ class _Event(BaseModel):
     at: float
 
 
+class PastRound(BaseModel):
+    """A round of an earlier session, for whoever sees only this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    round: int
+    hypothesis: str
+    kept: bool
+    speedup: Speedup | None
+    failure: str = Field(description="why it has no measurement, as far as it is the candidate's fault")
+
+
 class Started(_Event):
+    """`past` and `best` tell what earlier sessions of a resumed run found."""
+
     event: Literal["started"] = "started"
     name: str
     scenario: str
@@ -25,6 +39,8 @@ class Started(_Event):
     eta_seconds: float
     left_seconds: float
     step_seconds: dict[StepKind, float] = Field(description="what each kind of step is expected to take")
+    past: tuple[PastRound, ...] = ()
+    best: Speedup | None = None
 
 
 class StepStarted(_Event):

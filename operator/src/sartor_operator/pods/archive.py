@@ -70,7 +70,11 @@ def index_of(commit: str, expected_hash: str, files: Mapping[str, bytes], name: 
         archive_sha256=hashlib.sha256(data).hexdigest(),
         files=len(files),
         bytes=len(data),
-        parts=tuple(StackPart(name=f"{name}-{number:02d}", bytes=len(part)) for number, part in enumerate(parts)),
+        # A name says the content: a part that another version of the operator packed otherwise is another part.
+        parts=tuple(
+            StackPart(name=f"{name}-{number:02d}-{hashlib.sha256(part).hexdigest()[:8]}", bytes=len(part))
+            for number, part in enumerate(parts)
+        ),
     )
     return index, parts
 

@@ -14,6 +14,7 @@ from sartor_operator.kinds import Manifest
 from sartor_operator.settings import Settings
 
 MODEL = "/model"
+ENGINE_CACHE = "/engine-cache"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
@@ -135,6 +136,39 @@ def queue_labels(hardware: HardwareTargetSpec) -> dict[str, str]:
         return {}
     labels = {QUEUE_LABEL: hardware.kueue.queue_name}
     return labels | ({PRIORITY_LABEL: hardware.kueue.priority_class} if hardware.kueue.priority_class else {})
+
+
+def listening(hardware: HardwareTargetSpec) -> tuple[str, list[Manifest]]:
+    """What a server in a pod binds, and the variables that this takes."""
+    if hardware.listen_on == "all":
+        return "0.0.0.0", []
+    return "$(POD_IP)", [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+
+
+def engine_cache(hardware: HardwareTargetSpec) -> tuple[list[Manifest], list[Manifest], dict[str, str]]:
+    """Volumes, mounts and variables for the folder in which an engine keeps what it compiled.
+
+    Without one in the cluster the folders lie in `/tmp`, so that nothing depends on the home of an image's user.
+    """
+    folder = ENGINE_CACHE if hardware.engine_cache is not None else f"/tmp{ENGINE_CACHE}"
+    variables = {
+        "SARTOR_ENGINE_CACHE": folder,
+        "VLLM_CACHE_ROOT": f"{folder}/vllm",
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+    }
+    if hardware.engine_cache is None:
+        return [], [], variables
+    claim, path = hardware.engine_cache.persistent_volume_claim, hardware.engine_cache.host_path
+    place: Manifest = (
+        {"persistentVolumeClaim": {"claimName": claim}} if claim else {"hostPath": {"path": path, "type": "Directory"}}
+    )
+    return [{"name": "engine-cache", **place}], [{"name": "engine-cache", "mountPath": ENGINE_CACHE}], variables
+
+
+def variables(values: dict[str, str]) -> list[Manifest]:
+    """Environment variables of a container, in the order of their names."""
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
 
 
 def same_node(labels: dict[str, str]) -> Manifest:

@@ -10,7 +10,8 @@
 
 A Job tries once (`backoffLimit: 0`): what is tried again, and whose fault a failure was, is decided by `decide`. The pod
 failure policy keeps a disruption (eviction, preemption, a lost node) apart from a container that failed, and its verdict
-stays in the Job when the pod is gone.
+stays in the Job when the pod is gone. It has no rule for exit codes: a queue that suspends a Job has its pod deleted, the
+Job controller looks at such a pod by the policy (not by the limit) as long as it is there, and a 143 would fail the Job.
 """
 
 import math
@@ -24,12 +25,14 @@ from sartor_operator.pods.common import (
     Place,
     container,
     empty,
+    engine_cache,
     model_volumes,
     pod_spec,
     queue_labels,
     same_node,
     serving_resources,
     shared_memory,
+    variables,
 )
 from sartor_operator.wire import StepBegin
 
@@ -122,7 +125,6 @@ def step_job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
                 ]
             },
             "template": {
@@ -226,13 +228,19 @@ def _pod(
             ],
         )
     fields: Manifest = {"affinity": same_node(baseline_labels(run))} if servers.baseline else {}
-    shm_volumes, shm_mounts = shared_memory(place.hardware) if begin.step is StepKind.BASELINE else ([], [])
+    engine_volumes: list[Manifest] = []
+    engine_mounts: list[Manifest] = []
+    if begin.step is StepKind.BASELINE:
+        shm_volumes, shm_mounts = shared_memory(place.hardware)
+        cache_volumes, cache_mounts, cache_variables = engine_cache(place.hardware)
+        engine_volumes, engine_mounts = [*shm_volumes, *cache_volumes], [*shm_mounts, *cache_mounts]
+        known += variables(cache_variables)
     return pod_spec(
         place,
         account=ACCOUNT[role],
         serving=serving,
         restartPolicy="Never",
-        volumes=[*volumes, *shm_volumes],
+        volumes=[*volumes, *engine_volumes],
         initContainers=fetch,
         containers=[
             container(
@@ -240,7 +248,7 @@ def _pod(
                 place.image(_image(begin.step)),
                 command=[*command, role],
                 env=known,
-                volumeMounts=[*mounts, identity, *shm_mounts],
+                volumeMounts=[*mounts, identity, *engine_mounts],
                 resources=resources,
             )
         ],

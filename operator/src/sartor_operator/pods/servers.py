@@ -19,12 +19,15 @@ from sartor_operator.pods.common import (
     MODEL,
     Place,
     container,
+    engine_cache,
+    listening,
     model_volumes,
     pod_spec,
     queue_labels,
     same_node,
     serving_resources,
     shared_memory,
+    variables,
 )
 from sartor_operator.pods.jobs import SERVING_ACCOUNT, baseline_labels
 from sartor_operator.settings import PORT
@@ -79,12 +82,14 @@ def stack_pod(place: Place, index: StackIndex, *, baseline_url: str, **fields: A
     lifecycle = fields.pop("lifecycle", None)
     start_seconds = fields.pop("start_seconds", place.settings.candidate_ready_seconds)
     command = list(place.settings.stack_command)
+    host, host_variables = listening(place.hardware)
     serve = container(
         SERVE,
         image,
         command=[
-            *command, "serve", "--model", MODEL, "--host", "0.0.0.0", "--port", str(PORT), "--baseline", baseline_url,
+            *command, "serve", "--model", MODEL, "--host", host, "--port", str(PORT), "--baseline", baseline_url,
         ],
+        env=host_variables,
         workingDir=_STACK,
         ports=[{"name": "http", "containerPort": PORT}],
         volumeMounts=[code, built | {"readOnly": True}, model_mount, *shm_mounts],
@@ -145,7 +150,8 @@ def candidate_pod(
 def engine_command(place: Place, record: BaselineRecord, *, served_name: str, length: int) -> list[str]:
     """How the tuned engine is started: the engine's command with the arguments that the run measured."""
     template = place.settings.baseline_commands[record.engine]
-    values = {"model": MODEL, "name": served_name, "port": str(PORT), "length": str(length)}
+    host, _ = listening(place.hardware)
+    values = {"model": MODEL, "name": served_name, "host": host, "port": str(PORT), "length": str(length)}
     return [*(part.format(**values) for part in template), *record.arguments]
 
 
@@ -155,14 +161,15 @@ def baseline_pod(place: Place, record: BaselineRecord, *, served_name: str, leng
     model, model_mount, fetch = model_volumes(place)
     shm_volumes, shm_mounts = shared_memory(place.hardware)
     lifecycle = fields.pop("lifecycle", None)
-    environment = place.settings.baseline_environment | dict(record.environment)
+    cache_volumes, cache_mounts, cache_variables = engine_cache(place.hardware)
+    environment = place.settings.baseline_environment | cache_variables | dict(record.environment)
     serve = container(
         SERVE,
         place.image("baseline"),
         command=engine_command(place, record, served_name=served_name, length=length),
-        env=[{"name": name, "value": value} for name, value in sorted(environment.items())],
+        env=[*listening(place.hardware)[1], *variables(environment)],
         ports=[{"name": "http", "containerPort": PORT}],
-        volumeMounts=[model_mount, *shm_mounts],
+        volumeMounts=[model_mount, *shm_mounts, *cache_mounts],
         **({"resources": resources} if resources else {}),
         **probes(place.hardware.start_timeout.seconds),
         **({"lifecycle": lifecycle} if lifecycle else {}),
@@ -171,7 +178,7 @@ def baseline_pod(place: Place, record: BaselineRecord, *, served_name: str, leng
         place,
         account=SERVING_ACCOUNT,
         serving=True,
-        volumes=[*model, *shm_volumes],
+        volumes=[*model, *shm_volumes, *cache_volumes],
         initContainers=fetch,
         containers=[serve],
         **fields,

@@ -152,3 +152,8 @@ def scheduled_at(pod: Manifest) -> float | None:
     if found is None or found.get("status") != "True":
         return None
     return parse_time(found.get("lastTransitionTime"))
+
+
+def placed(pod: Manifest) -> float:
+    """Since when the pod has a node; before that since when it is there. What a queue held it back does not count."""
+    return scheduled_at(pod) or created(pod)

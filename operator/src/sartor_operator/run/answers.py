@@ -63,7 +63,7 @@ def answer(
             end = End("PodLost", "the pod was deleted and its node does not answer", FailureClass.INFRASTRUCTURE)
             return over(begin, end, begun, now)
     problem = state.image_problem(pod) if pod is not None else None
-    if pod is not None and problem is not None and now - state.created(pod) > settings.image_seconds:
+    if pod is not None and problem is not None and now - state.placed(pod) > settings.image_seconds:
         return over(begin, End("ImageUnavailable", problem, FailureClass.INFRASTRUCTURE), begun, now)
     return None
 

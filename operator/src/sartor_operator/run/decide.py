@@ -13,11 +13,13 @@ A name is used once. Whatever the cache shows late, a step that was begun is beg
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
 from sartor_api.search.records import (
     FailureClass,
+    StepKind,
 )
 from sartor_api.search.snapshot import NotRunnableError
 from sartor_operator import names
 from sartor_operator.actions import Action, Create, Decision, Delete, StatusOf, Tell
 from sartor_operator.kinds import JOB, POD, RUN, SECRET
+from sartor_operator.payback import required
 from sartor_operator.pods.jobs import SEALED, SPEC_KEY
 from sartor_operator.run.candidates import candidates
 from sartor_operator.run.cleanup import delete_of, leftovers, without_baseline
@@ -95,6 +97,8 @@ def _next(observed: RunObserved, seen: Look, now: float) -> Decision:
         return Decision(actions=without_baseline(observed), statuses=(_status(observed, seen, standing, now),))
     match decide(seen.run, now):
         case Begin() as begin:
+            if (hopeless := _unprofitable(observed, seen, begin)) is not None:
+                return Decision(actions=(ending_map(observed, Ending(how="unprofitable", message=hopeless, at=now)),))
             sealed = () if observed.seal is not None else (seal_secret(observed),)
             if sealed and begin.step in SEALED:
                 return Decision(actions=sealed)  # the seed is committed to in the step, so its key comes first
@@ -106,6 +110,18 @@ def _next(observed: RunObserved, seen: Look, now: float) -> Decision:
             return Decision(actions=(finished_map(observed, seen.run, finish, now),))
         case Cancel():
             raise AssertionError("nothing is in flight that could be cancelled")
+
+
+def _unprofitable(observed: RunObserved, seen: Look, begin: Begin) -> str | None:
+    """Why nothing more is spent, asked before the baseline and before each round, as long as nothing was found.
+
+    Once there is a candidate to keep, the search ends with its confirmation instead (see `look`).
+    """
+    new = begin.step is StepKind.BASELINE or (begin.step is StepKind.PLAN and seen.run.open_round is None)
+    if not new or seen.run.best is not None:
+        return None
+    said = required(observed.intent, observed.place.hardware, seen.run.spec, seen.run)
+    return None if said is None else f"spec.payback.policy is require, and {said}"
 
 
 def _in_flight(

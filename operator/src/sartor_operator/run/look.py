@@ -10,6 +10,7 @@ from sartor_api.search.records import (
 from sartor_api.search.snapshot import snapshot
 from sartor_api.search.state import RunState, fold
 from sartor_api.serving_synthesis import ServingSynthesis
+from sartor_operator.payback import required
 from sartor_operator.run.observe import RunObserved
 from sartor_operator.run.step import (
     JUDGED,
@@ -67,14 +68,21 @@ def look(observed: RunObserved, spec: RunSpec, now: float) -> Look:
         records = tuple(r for r in records if r.sequence < begin.sequence)
     latest = max((record.finished for record in records), default=0.0)
     running = step.started if isinstance(step, Running) else None
-    run = fold(
-        spec if not observed.run.spec.control.stop_after_round else _last_round(spec, records),
-        records,
-        ledger=_ledger(observed, begin, step, now),
-        # The wall clock is the time in which steps ran: not while a human or a queue held the run.
-        session_started=max(latest, now if running is None else min(now, running)),
-        finished=observed.ending.finished if observed.ending else None,
-    )
+
+    def folded(by: RunSpec) -> RunState:
+        return fold(
+            by,
+            records,
+            ledger=_ledger(observed, begin, step, now),
+            # The wall clock is the time in which steps ran: not while a human or a queue held the run.
+            session_started=max(latest, now if running is None else min(now, running)),
+            finished=observed.ending.finished if observed.ending else None,
+        )
+
+    run = folded(spec if not observed.run.spec.control.stop_after_round else _last_round(spec, records))
+    between = begin is None and run.open_round is None and run.best is not None
+    if between and required(observed.intent, observed.place.hardware, spec, run) is not None:
+        run = folded(_last_round(spec, records))  # another round cannot pay; what was found is confirmed
     return Look(run, begin, step)
 
 

@@ -8,21 +8,35 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from sartor_api.search.records import Record, RunSpec
 from sartor_api.serving_synthesis import ServingSynthesisSpec
-from sartor_api.synthesis_run import SynthesisRun
+from sartor_api.synthesis_run import Snapshot, SynthesisRun
 from sartor_operator import names
 from sartor_operator.cache import Cache
-from sartor_operator.kinds import CANDIDATE, CONFIG_MAP, DEPLOYMENT, JOB, POD, RUN, SECRET, SYNTHESIS, Kind, Manifest
+from sartor_operator.kinds import (
+    CANDIDATE,
+    CONFIG_MAP,
+    DEPLOYMENT,
+    JOB,
+    POD,
+    RUN,
+    SECRET,
+    SYNTHESIS,
+    TARGET,
+    Kind,
+    Manifest,
+)
 from sartor_operator.pods.archive import INDEX_KEY
 from sartor_operator.pods.common import Place
 from sartor_operator.pods.jobs import SPEC_KEY, STEP_KEY
 from sartor_operator.settings import Settings
 from sartor_operator.synthesis.intent import intent_of
+from sartor_operator.understood import understood
 from sartor_operator.wire import Ending, StackIndex, StepBegin, StoredRecord
 
 RECORD_KEY = "record.json"
@@ -30,6 +44,16 @@ ENDING_KEY = "ending.json"
 SEAL_KEY = "key"
 
 M = TypeVar("M", bound=BaseModel)
+
+_MOST_PARSED = 8192
+"""Parts of runs that are kept parsed, a few kilobytes each: those of some hundred searches under way. Reading all steps of
+a run anew with each look was most of what a look cost."""
+
+
+@lru_cache(maxsize=_MOST_PARSED)
+def _parsed(model: type[M], text: str) -> M:
+    """The content of an immutable ConfigMap. Raises `ValidationError`."""
+    return model.model_validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,10 @@ class RunObserved:
     synthesis_alive: bool = True
     suspended: bool = False
     superseded: bool = False
+    wanted: ServingSynthesisSpec | None = None
+    """The intent as it is now, where it is the one that this run is for: payback, delivery and so on may be others."""
+    queue_left: bool = False
+    """The HardwareTarget does not name the queue any more in which this run's Jobs wait."""
     spec: RunSpec | None = None
     spec_name: str = ""
     seal: str | None = None
@@ -69,17 +97,23 @@ class RunObserved:
         """What names of children begin with: the synthesis's name."""
         return self.run.spec.synthesis_ref.name
 
+    @property
+    def intent(self) -> ServingSynthesisSpec:
+        """What the run is for; where it may change without another run, as it is now."""
+        return self.wanted or self.run.spec.snapshot.synthesis
+
     def of_step(self, manifests: tuple[Manifest, ...], step_id: str) -> list[Manifest]:
         """Those that belong to one step."""
         return [m for m in manifests if names.label(m, names.STEP_LABEL) == names.step_label(step_id)]
 
 
 def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> RunObserved | None:
-    """The run, or None when there is none (any more). Raises `ValidationError` for a spec that no operator wrote."""
+    """The run, or None when there is none (any more). Raises `NotUnderstoodError` for a spec that no operator wrote."""
     manifest = cache.get(RUN, namespace, name)
     if manifest is None:
         return None
-    run = SynthesisRun.model_validate({k: v for k, v in manifest.items() if k != "status"})
+    own = {k: v for k, v in manifest.items() if k != "status"}
+    run = understood(SynthesisRun, own, f"SynthesisRun {name}")
     snapshot = run.spec.snapshot
     uid = names.uid(manifest)
     damaged: list[str] = []
@@ -88,7 +122,13 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
     alive = (
         synthesis is not None and names.uid(synthesis) == run.spec.synthesis_ref.uid and not names.deleting(synthesis)
     )
-    wanted = ServingSynthesisSpec.model_validate(synthesis["spec"]) if alive and synthesis is not None else None
+    wanted: ServingSynthesisSpec | None = None
+    if alive and synthesis is not None:
+        wanted = understood(
+            ServingSynthesisSpec, synthesis["spec"], f"ServingSynthesis {names.name_of(synthesis)}: spec"
+        )
+    superseded = wanted is not None and intent_of(wanted) != names.label(manifest, names.INTENT_LABEL)
+    environment = snapshot.environment
 
     def parts(part: str, key: str, model: type[M]) -> list[tuple[str, M]]:
         found: list[tuple[str, M]] = []
@@ -96,7 +136,7 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
             if names.label(one, names.PART_LABEL) != part:
                 continue
             try:
-                found.append((names.name_of(one), model.model_validate_json(one.get("data", {}).get(key, ""))))
+                found.append((names.name_of(one), _parsed(model, one.get("data", {}).get(key, ""))))
             except ValidationError as error:
                 damaged.append(f"ConfigMap {names.name_of(one)}: {error.errors()[0]['msg']}")
         return found
@@ -118,11 +158,13 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
             agents=snapshot.agents,
             model=snapshot.synthesis.model.source,
             dtype=snapshot.synthesis.model.dtype,
-            baseline_image=snapshot.synthesis.baseline.image,
+            baseline_image=(environment and environment.baseline_image) or snapshot.synthesis.baseline.image,
         ),
         synthesis_alive=alive,
         suspended=wanted is not None and wanted.suspend,
-        superseded=wanted is not None and intent_of(wanted) != names.label(manifest, names.INTENT_LABEL),
+        superseded=superseded,
+        wanted=None if superseded else wanted,
+        queue_left=_queue_left(cache, snapshot),
         spec=specs[0][1] if specs else None,
         spec_name=names.child_name(run.spec.synthesis_ref.name, uid, names.SPEC),
         seal=decoded(seals[0], SEAL_KEY) if seals else None,
@@ -160,3 +202,12 @@ def config_map(
         "immutable": True,
         "data": {k: v if isinstance(v, str) else v.model_dump_json(exclude_none=True) for k, v in data.items()},
     }
+
+
+def _queue_left(cache: Cache, snapshot: Snapshot) -> bool:
+    """Whether the target names another queue than the run's Jobs wait in, or none (the target may be gone)."""
+    if snapshot.hardware.kueue is None:
+        return False
+    target = cache.get(TARGET, None, snapshot.synthesis.hardware.target_ref.name)
+    queue = ((target or {}).get("spec", {}).get("kueue") or {}).get("queueName")
+    return queue != snapshot.hardware.kueue.queue_name

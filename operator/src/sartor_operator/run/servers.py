@@ -36,6 +36,16 @@ def _baseline_pods(observed: RunObserved) -> list[Manifest]:
     return [p for p in observed.pods if all(names.label(p, k) == v for k, v in wanted.items())]
 
 
+def newest_baseline(observed: RunObserved) -> Manifest | None:
+    """The newest pod of the run's baseline, ready or not."""
+    return max(_baseline_pods(observed), key=state.created, default=None)
+
+
+def since(begin: StepBegin, pod: Manifest | None) -> float:
+    """When the time of a step began that needs this pod: not while a queue held the pod back."""
+    return max(begin.begun, (state.scheduled_at(pod) if pod is not None else None) or 0.0)
+
+
 def url(pod: Manifest) -> str:
     host = state.address(pod) or ""
     return f"http://[{host}]:{PORT}" if ":" in host else f"http://{host}:{PORT}"
@@ -53,7 +63,7 @@ def candidate_end(observed: RunObserved, pod: Manifest, now: float) -> End | Non
         return end
     if (end := candidate_death(pod, settings.candidate_ready_seconds)) is not None:
         return end
-    if (problem := state.image_problem(pod)) is not None and now - state.created(pod) > settings.image_seconds:
+    if (problem := state.image_problem(pod)) is not None and now - state.placed(pod) > settings.image_seconds:
         return End("ImageUnavailable", problem, FailureClass.INFRASTRUCTURE)
     building = state.running_since(pod, BUILD)
     if building is not None and now - building > settings.build_seconds:

@@ -73,6 +73,8 @@ class Standing:
                 return cls(
                     ending.message, tuple(stalled(OperatorReason.NOT_SUPPORTED, ending.message)), RunPhase.FAILED
                 )
+            if ending.how == "unprofitable":
+                return cls(ending.message, tuple(done(Reason.CANNOT_PAY_BACK, ending.message)), RunPhase.NO_GAIN)
             reason = Reason.SUPERSEDED if ending.how == "superseded" else Reason.CANCELLED
             return cls(ending.message, tuple(done(reason, ending.message)), RunPhase.CANCELLED)
         phase = _PHASES[finished.outcome]
@@ -147,11 +149,13 @@ def run_status(
             currency=currency,
         ),
         payback=payback(
-            observed.run.spec.snapshot.synthesis,
+            observed.intent,
             observed.place.hardware,
+            run.spec if run is not None else None,
             run,
             cost=None if price is None else Money(amount=_amount(spent.money), currency=price.currency),
             speedup=(confirmed or (best.speedup if best else None)),
+            ended=ending is not None,
         ),
         estimate=eta,
         started_at=at(observed.steps[0].begun) if observed.steps else None,

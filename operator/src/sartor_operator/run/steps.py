@@ -13,6 +13,7 @@ An answer for another step, of another kind, or about an unknown parent is never
 """
 
 from sartor_api.conditions import Reason
+from sartor_api.search.records import FailureClass
 from sartor_operator import names
 from sartor_operator.actions import Action, Create, PublishStack
 from sartor_operator.kinds import Manifest
@@ -27,10 +28,30 @@ from sartor_operator.pods.jobs import (
     step_labels,
 )
 from sartor_operator.pods.servers import candidate_pod
+from sartor_operator.pods.state import End
 from sartor_operator.run.answers import answer
 from sartor_operator.run.observe import RunObserved
-from sartor_operator.run.servers import baseline_pod, candidate_end, held_back, server_lost, url, with_death
-from sartor_operator.run.step import JUDGED, Ended, Running, failure, seed_digest, seed_of, seed_secret, verdict_of
+from sartor_operator.run.servers import (
+    baseline_pod,
+    candidate_end,
+    held_back,
+    newest_baseline,
+    server_lost,
+    since,
+    url,
+    with_death,
+)
+from sartor_operator.run.step import (
+    JUDGED,
+    Ended,
+    Running,
+    failure,
+    over,
+    seed_digest,
+    seed_of,
+    seed_secret,
+    verdict_of,
+)
 from sartor_operator.times import parse_time
 from sartor_operator.wire import (
     StepBegin,
@@ -53,7 +74,7 @@ def progress(observed: RunObserved, begin: StepBegin, now: float) -> Ended | Run
     if begin.step in SEALED and seal is not None and not observed.of_step(observed.secrets, begin.id):
         actions.append(Create(seed_secret(observed.manifest, begin, objects.seed, seal)))
     if begin.step not in JUDGED:
-        return _start(observed, begin, objects, Servers(), actions, now)
+        return _start(observed, begin, objects, Servers(), actions, begin.begun)
     return _with_servers(observed, begin, objects, actions, now)
 
 
@@ -63,50 +84,52 @@ def _with_servers(
     """Baseline, then the stack's content, then the candidate, then the Job."""
     assert begin.content_hash is not None and begin.commit is not None, "a judged step names its candidate"
     baseline = baseline_pod(observed)
-    waited = now - begin.begun
+    begun = since(begin, baseline or newest_baseline(observed))
     patience = observed.place.hardware.start_timeout.seconds
     if baseline is None:
         held = held_back(observed.pods, "baseline")
         if held is not None and held.reason is Reason.AWAITING_QUOTA:
             return Running(f"the baseline waits: {held.message}", None, tuple(actions), reason=held.reason)
-        if waited > patience:
+        if now - begun > patience:
             text = f"the baseline was not ready within {patience:.0f} s" + (f": {held.message}" if held else "")
-            return failure(begin, now, "BaselineNotReady", text)
+            return over(begin, End("BaselineNotReady", text, FailureClass.INFRASTRUCTURE), begun, now)
         reason = held.reason if held else Reason.PROGRESSING
         message = f"waiting for the baseline{f': {held.message}' if held else ''}"
-        return Running(message, begin.begun, tuple(actions), begin.begun + patience + 1, reason)
+        return Running(message, begun, tuple(actions), begun + patience + 1, reason)
     index = observed.stacks.get(begin.content_hash)
     if index is None:
-        return Running("the candidate is published", begin.begun, (*actions, publish(observed, begin)))
+        return Running("the candidate is published", begun, (*actions, publish(observed, begin)))
     if index.problem is not None:
-        return Ended(index.problem.model_copy(update={"gate": begin.step.value}), begin.begun, max(now, begin.begun))
+        return Ended(index.problem.model_copy(update={"gate": begin.step.value}), begun, max(now, begun))
     pod = next((p for p in observed.pods if names.name_of(p) == objects.candidate), None)
     if pod is None:
         labels = step_labels(observed.manifest, begin, "candidate")
         made = candidate_pod(
             observed.place, observed.manifest, objects.candidate, labels, begin.id, index, url(baseline)
         )
-        return Running("the candidate starts", begin.begun, (*actions, Create(made)))
+        return Running("the candidate starts", begun, (*actions, Create(made)))
+    begun = max(begun, since(begin, pod))
     if names.deleting(pod):
-        return failure(begin, now, "CandidatePodLost", "the candidate's pod was deleted before it was looked at")
+        text = "the candidate's pod was deleted before it was looked at"
+        return over(begin, End("CandidatePodLost", text, FailureClass.INFRASTRUCTURE), begun, now)
     if (end := candidate_end(observed, pod, now)) is not None:
-        return Ended(verdict_of(begin, end), begin.begun, max(now, begin.begun))
+        return Ended(verdict_of(begin, end), begun, max(now, begun))
     if state.ready(pod):
         servers = Servers(candidate=url(pod), baseline=url(baseline))
-        return _start(observed, begin, objects, servers, actions, now)
+        return _start(observed, begin, objects, servers, actions, begun)
     held = state.waiting(pod)
     if held is not None and held.reason is Reason.AWAITING_QUOTA:
         return Running(f"the candidate waits: {held.message}", None, tuple(actions), reason=held.reason)
     message = f"the candidate starts{f': {held.message}' if held else ''}"
     reason = held.reason if held else Reason.PROGRESSING
-    return Running(message, begin.begun, tuple(actions), now + RECHECK_SECONDS, reason)
+    return Running(message, begun, tuple(actions), now + RECHECK_SECONDS, reason)
 
 
 def _start(
-    observed: RunObserved, begin: StepBegin, objects: StepObjects, servers: Servers, actions: list[Action], now: float
+    observed: RunObserved, begin: StepBegin, objects: StepObjects, servers: Servers, actions: list[Action], begun: float
 ) -> Running:
     job = step_job(observed.place, observed.manifest, begin, objects, observed.spec_name, servers)
-    return Running(f"the {ROLE[begin.step]} starts", begin.begun, (*actions, Create(job)))
+    return Running(f"the {ROLE[begin.step]} starts", begun, (*actions, Create(job)))
 
 
 def publish(observed: RunObserved, begin: StepBegin) -> PublishStack:
@@ -130,16 +153,20 @@ def _with_job(
     observed: RunObserved, begin: StepBegin, objects: StepObjects, job: Manifest, now: float
 ) -> Ended | Running:
     started = parse_time(job.get("status", {}).get("startTime"))
-    if job.get("spec", {}).get("suspend"):
-        queue = observed.place.hardware.kueue
-        where = f"queue {queue.queue_name} to admit" if queue else "whoever suspended it to resume"
-        return Running(f"waiting for {where} Job {objects.job}", None, reason=Reason.AWAITING_QUOTA)
     ended = any(state.holds(job, kind) for kind in ("Complete", "Failed"))
-    if started is None and not ended:
-        return Running(f"Job {objects.job} is about to start", None)  # admitted just now: its time begins with it
-    pods = [p for p in observed.of_step(observed.pods, begin.id) if names.owner_uid(p) == names.uid(job)]
+    if job.get("spec", {}).get("suspend") and not ended:
+        return Running(_queued(observed, objects), None, reason=Reason.AWAITING_QUOTA)
+    if (started is None or state.holds(job, "Suspended")) and not ended:
+        # Admitted just now: its time begins with it. The start that it shows may be that before it was suspended.
+        return Running(f"Job {objects.job} is about to start", None)
+    begun = started if started is not None else now  # it ended without having begun
+    pods = [
+        p
+        for p in observed.of_step(observed.pods, begin.id)
+        # A queue that takes its admission back has the pod deleted; what is left of it says nothing of the next one.
+        if names.owner_uid(p) == names.uid(job) and not (names.deleting(p) and state.created(p) < begun)
+    ]
     pod = max(pods, key=state.created, default=None)
-    begun = started if started is not None else begin.begun
     answered = answer(observed, begin, job, pod, begun, now)
     lost = server_lost(observed, begin, objects, begun) if begin.step in JUDGED else None
     if answered is None:
@@ -150,6 +177,21 @@ def _with_job(
         # What was said of a server that was gone says nothing about the candidate.
         return Ended(verdict_of(begin, lost), begun, answered.finished, answered.cost)
     return with_death(observed, begin, objects, answered)
+
+
+def _queued(observed: RunObserved, objects: StepObjects) -> str:
+    """What a suspended Job waits for, and what to do where nobody will ever resume it."""
+    queue = observed.place.hardware.kueue
+    if queue is None:
+        return f"waiting for whoever suspended it to resume Job {objects.job}"
+    text = f"waiting for queue {queue.queue_name} to admit Job {objects.job}"
+    if not observed.queue_left:
+        return text
+    target = observed.run.spec.snapshot.synthesis.hardware.target_ref.name
+    return (
+        f"{text}, though HardwareTarget {target} does not name this queue any more; if nobody serves it, delete "
+        f"SynthesisRun {observed.name}, and the search begins again as the HardwareTarget says now"
+    )
 
 
 def _still_running(begin: StepBegin, pod: Manifest | None, begun: float, now: float) -> Running:

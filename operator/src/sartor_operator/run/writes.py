@@ -1,10 +1,10 @@
 """The writes that make up a run's memory: a step begun, its record, the end; and the run's baseline server."""
 
 from sartor_api.search.decide import Begin, Finish
+from sartor_api.search.ending import end_record
 from sartor_api.search.records import (
     BaselineRecord,
     Cost,
-    Finished,
     Implementation,
     Measurement,
     StepKind,
@@ -69,7 +69,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         seed_digest=seed_digest(seed) if seed is not None else None,
         source=repaired.commit if repaired else (plan.parent if plan else None),
         plan=plan,
-        baseline=run.baseline if begin.step is not StepKind.IMPLEMENT else None,
+        baseline=run.baseline,
         feedback=begin.feedback,
         branch=branch(begin.round) if begin.step in (StepKind.PLAN, StepKind.IMPLEMENT) else None,
         message=observed.run.spec.control.message if begin.step is StepKind.PLAN else "",
@@ -151,18 +151,7 @@ def ending_map(observed: RunObserved, ending: Ending) -> Create:
 
 
 def finished_map(observed: RunObserved, run: RunState, finish: Finish, now: float) -> Action:
-    confirmed = finish.best is not None and bool(run.confirmations)
-    measured = run.confirmations[-1].result if confirmed else None
-    finished = Finished(
-        outcome=finish.outcome,
-        reason=finish.reason.value,
-        message=finish.message,
-        best_round=finish.best.round if finish.best else None,
-        commit=finish.best.commit if finish.best else None,
-        content_hash=finish.best.content_hash if finish.best else None,
-        speedup=measured.speedup if isinstance(measured, Measurement) else None,
-        at=now,
-    )
+    finished = end_record(run, finish, at=now)
     return ending_map(observed, Ending(how="finished", message=finish.message, at=now, finished=finished))
 
 

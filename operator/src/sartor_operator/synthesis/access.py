@@ -4,7 +4,7 @@ None of the accounts has any permission in the cluster. They are identities towa
 through TokenReview; model servers have an account of their own whose token is mounted nowhere.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from sartor_operator import names
 from sartor_operator.actions import Apply
@@ -16,13 +16,24 @@ CANDIDATE_POLICY = "sartor-candidate"
 POLICIES = (CANDIDATE_POLICY,)
 
 
-def missing_access(namespace: str, present: Iterable[tuple[str, str]], *, policies: bool) -> list[Apply]:
-    """What is not there yet."""
-    there = set(present)
+def missing_access(namespace: str, present: Mapping[tuple[str, str], Manifest], *, policies: bool) -> list[Apply]:
+    """What is not there yet, or not as it has to be: a wall that somebody opened is closed again."""
     wanted: list[tuple[Kind, Manifest]] = [(SERVICE_ACCOUNT, _account(namespace, name)) for name in ACCOUNTS]
     if policies:
         wanted.append((NETWORK_POLICY, _candidate_policy(namespace)))
-    return [Apply(m, "sartor-access") for kind, m in wanted if (kind.kind, names.name_of(m)) not in there]
+    return [
+        Apply(manifest, "sartor-access")
+        for kind, manifest in wanted
+        if not _as_wanted(manifest, present.get((kind.kind, names.name_of(manifest))))
+    ]
+
+
+def _as_wanted(wanted: Manifest, there: Manifest | None) -> bool:
+    """Equal in every part that is ours: a peer with a selector more would open the wall."""
+    return there is not None and all(there.get(key) == value for key, value in wanted.items() if key not in _GIVEN)
+
+
+_GIVEN = ("apiVersion", "kind", "metadata")
 
 
 def _meta(namespace: str, name: str) -> Manifest:

@@ -2,17 +2,21 @@
 
 | in this order | what is done |
 |---|---|
-| no run for this intent, and something it refers to is missing | say so; look again when it changes |
+| no run for this intent, and something is missing, or it cannot pay | say so; look again when it changes |
 | no run for this intent, suspended | hold |
-| no run for this intent | make one: an immutable snapshot under a name that follows from the intent |
+| no run for this intent | make one: an immutable snapshot under a name that follows from its number and the intent |
 | the run has no winner (yet) | show what the run says; an older winner serves on |
 | the run won | deliver: content, baseline and stack, then say that they are ready |
+| the run ended, and another search is due (`resynthesis`) | make its run, after the cooldown |
 | more ended runs than are kept | remove the oldest |
 """
+
+from dataclasses import dataclass
 
 from sartor_api.conditions import Reason
 from sartor_api.fields import ObjectReference
 from sartor_api.search.records import Outcome
+from sartor_api.serving_synthesis import SynthesisPhase
 from sartor_api.synthesis_run import RunCause, Snapshot, SynthesisRunSpec
 from sartor_operator import names
 from sartor_operator.actions import Action, Create, Decision, Delete, StatusOf, Tell
@@ -21,11 +25,32 @@ from sartor_operator.run.decide import look
 from sartor_operator.synthesis.access import missing_access
 from sartor_operator.synthesis.delivery import Delivery, deliver
 from sartor_operator.synthesis.observe import SynthesisObserved
-from sartor_operator.synthesis.references import agents_of, refusal
+from sartor_operator.synthesis.references import agents_of, forecast, needed_secrets, refusal
+from sartor_operator.synthesis.resynthesis import cause_of, due, environment_of, unseen
 from sartor_operator.synthesis.status import Verdict, synthesis_status
+from sartor_operator.times import format_time
 
 RECHECK_SECONDS = 30.0
 """How often a missing Secret is looked for: Secrets of others are not watched."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What comes of the wish for a run: `verdict` stands for the whole synthesis, `note` beside what is said of its run."""
+
+    actions: tuple[Action, ...] = ()
+    verdict: Verdict | None = None
+    note: str = ""
+    cooldown: bool = False
+    wake_at: float | None = None
+
+
+def secrets_to_read(observed: SynthesisObserved, now: float) -> list[str]:
+    """Names of Secrets whose keys have to be known before a run can begin; none while no run is wanted."""
+    if observed.current is not None and ((wanted := due(observed)) is None or now < wanted.not_before):
+        return []
+    found = observed.references
+    return sorted({ref.name for _, ref in needed_secrets(found.synthesis, found.target, found.profile)})
 
 
 def decide_synthesis(observed: SynthesisObserved, now: float) -> Decision:
@@ -34,38 +59,71 @@ def decide_synthesis(observed: SynthesisObserved, now: float) -> Decision:
         return Decision()  # the garbage collector takes everything that the synthesis owns
     access = missing_access(observed.namespace, observed.access, policies=observed.settings.network_policies)
     delivery = _delivery(observed)
-    actions: list[Action] = [*access, *(delivery.actions if delivery else ()), *_history(observed)]
-    wake: float | None = None
-    if observed.current is None:
-        refused = refusal(observed.references)
-        if refused is not None:
-            verdict = Verdict.refused(refused.reason, refused.message)
-            actions.append(_told(observed, "Stalled", refused.message, refused.reason.value, warning=True))
-            wake = now + RECHECK_SECONDS if refused.reason is Reason.SECRET_NOT_FOUND else None
-        elif observed.synthesis.spec.suspend:
-            verdict = Verdict.suspended("spec.suspend is true; set it to false to begin")
-        else:
-            made = run_manifest(observed)
-            name = names.name_of(made)
-            actions += [_told(observed, "RunStarted", f"SynthesisRun {name} begins", name), Create(made)]
-            verdict = Verdict.starting()
-    else:
-        verdict = _verdict(observed, delivery)
+    beginning = _beginning(observed, now)
+    verdict = beginning.verdict or _verdict(observed, delivery)
+    if beginning.note:
+        verdict = verdict.with_note(beginning.note, Reason.COOLDOWN if beginning.cooldown else None)
+    if vain := unseen(observed.synthesis.spec):
+        verdict = verdict.with_note(vain)
     told = _delivered(observed, delivery, verdict)
-    status = synthesis_status(observed, verdict, now)
+    actions: list[Action] = [*access, *(delivery.actions if delivery else ()), *_history(observed), *beginning.actions]
+    ahead = forecast(observed.references) if observed.current is None else None
+    status = synthesis_status(observed, verdict, ahead, now)
     if _said_before(observed, verdict):
         actions = [a for a in actions if not isinstance(a, Tell)]
         told = ()
-    return Decision((*actions, *told), (StatusOf(SYNTHESIS, observed.manifest, status),), wake)
+    return Decision((*actions, *told), (StatusOf(SYNTHESIS, observed.manifest, status),), beginning.wake_at)
+
+
+def _beginning(observed: SynthesisObserved, now: float) -> Beginning:
+    """A run, where one is wanted and possible; else why not."""
+    again = due(observed)
+    if observed.current is not None and again is None:
+        return Beginning()
+    what = f"another search is due ({again.why})" if again is not None else ""
+    if again is not None and now < again.not_before:
+        note = f"{what}; it begins when the cooldown ends, {format_time(again.not_before)}"
+        return Beginning(note=note, cooldown=True, wake_at=again.not_before)
+    refused = refusal(observed.references)
+    if refused is not None:
+        wake = now + RECHECK_SECONDS if refused.reason is Reason.SECRET_NOT_FOUND else None
+        told = _told(observed, "Stalled", refused.message, refused.reason.value, warning=True)
+        if again is not None:
+            return Beginning((told,), note=f"{what} and cannot begin: {refused.message}", wake_at=wake)
+        return Beginning((told,), Verdict.refused(refused.reason, refused.message), wake_at=wake)
+    if observed.synthesis.spec.suspend:
+        if again is not None:
+            return Beginning(note=f"{what}; spec.suspend holds it")
+        return Beginning(verdict=Verdict.suspended("spec.suspend is true; set it to false to begin"))
+    made = run_manifest(observed, again.cause if again is not None else cause_of(observed))
+    name = names.name_of(made)
+    text = f"SynthesisRun {name} begins{f': {again.why}' if again is not None else ''}"
+    verdict = Verdict.starting()
+    if observed.winner is not None:
+        verdict = verdict.with_older(observed.winner.name)
+    return Beginning((_told(observed, "RunStarted", text, name), Create(made)), verdict)
 
 
 def _verdict(observed: SynthesisObserved, delivery: Delivery | None) -> Verdict:
     current, winner = observed.current, observed.winner
     assert current is not None, "there is a run for this intent"
-    if winner is None or winner.name != current.name:
-        verdict = Verdict.of_run(current)
-        return verdict.with_older(winner.name) if winner is not None else verdict
+    if winner is None:
+        return Verdict.of_run(current)
+    if winner.name == current.name:
+        return _serving(observed, delivery)
+    if current.ended and names.label(winner.manifest, names.INTENT_LABEL) == observed.intent:
+        # The same was searched for again, in vain: what was found before is still what is wanted.
+        said = f"SynthesisRun {current.name} found nothing better than {winner.name}: {current.status.message}"
+        return _serving(observed, delivery).with_note(said)
+    return Verdict.of_run(current).with_older(winner.name)
+
+
+def _serving(observed: SynthesisObserved, delivery: Delivery | None) -> Verdict:
+    """How the delivery of the winner stands."""
     before = (observed.manifest.get("status") or {}).get("phase")
+    if observed.damaged:
+        text = f"ConfigMap {observed.damaged[0]} cannot be read; delete it, and what it held is published again"
+        return Verdict.stuck(Reason.INFRASTRUCTURE_FAILURE, text)
     if delivery is None:
         if observed.synthesis.spec.delivery.mode == "none":
             return Verdict.kept()
@@ -86,6 +144,7 @@ def _delivery(observed: SynthesisObserved) -> Delivery | None:
         winner is None
         or winner.spec is None
         or winner.ending is None
+        or observed.damaged
         or observed.synthesis.spec.delivery.mode != "apply"
     ):
         return None
@@ -99,21 +158,30 @@ def _delivery(observed: SynthesisObserved) -> Delivery | None:
     return deliver(observed, run, finished)
 
 
-def run_manifest(observed: SynthesisObserved) -> Manifest:
-    """The run for the intent as it is now. Its name is the same until a run of this intent was superseded."""
+def run_manifest(observed: SynthesisObserved, cause: RunCause) -> Manifest:
+    """The next run, for the intent as it is now.
+
+    Its number is one more than that of the newest run, which is never removed before a newer one is there. So a name is
+    used once, and an operator that does not see the newest run yet makes that one again, which changes nothing.
+    """
     found = observed.references
     assert found.target is not None, "references were checked"
-    snapshot = Snapshot(synthesis=observed.synthesis.spec, hardware=found.target.spec, agents=agents_of(found.profile))
-    again = sum(r.intent == observed.intent for r in observed.runs)
+    snapshot = Snapshot(
+        synthesis=observed.synthesis.spec,
+        hardware=found.target.spec,
+        agents=agents_of(found.profile),
+        environment=environment_of(observed),
+    )
+    number = max((r.number for r in observed.runs), default=0) + 1
     spec = SynthesisRunSpec(
         synthesis_ref=ObjectReference(
             name=observed.name, uid=observed.uid, generation=int(observed.manifest["metadata"].get("generation", 1))
         ),
-        cause=RunCause.SPEC_CHANGED if observed.runs else RunCause.CREATED,
+        cause=cause,
         content_hash=names.sha256(snapshot.to_dict(defaults=True)),
         snapshot=snapshot,
     )
-    name = names.child_name(observed.name, observed.uid, *(("again", str(again)) if again else ()), observed.intent[:8])
+    name = names.child_name(observed.name, observed.uid, str(number), observed.intent[:8])
     labels = {names.SYNTHESIS_LABEL: observed.name, names.INTENT_LABEL: observed.intent}
     return {
         "apiVersion": RUN.api_version,
@@ -124,8 +192,8 @@ def run_manifest(observed: SynthesisObserved) -> Manifest:
 
 
 def _history(observed: SynthesisObserved) -> list[Delete]:
-    """Ended runs beyond those that are kept, oldest first. The current one and the one that serves are not counted."""
-    kept = {r.name for r in (observed.current, observed.winner) if r is not None}
+    """Ended runs beyond those that are kept, oldest first. Not counted: the current one, the one that serves, the newest."""
+    kept = {r.name for r in (observed.current, observed.winner, *observed.runs[-1:]) if r is not None}
     old = [r for r in observed.runs if r.ended and r.name not in kept]
     surplus = old[: max(0, len(old) - observed.settings.keep_runs)]
     return [Delete(RUN, observed.namespace, r.name, names.uid(r.manifest)) for r in surplus]
@@ -138,7 +206,7 @@ def _told(observed: SynthesisObserved, reason: str, message: str, key: str, *, w
 def _delivered(observed: SynthesisObserved, delivery: Delivery | None, verdict: Verdict) -> tuple[Tell, ...]:
     winner = observed.winner
     finished = winner.ending.finished if winner is not None and winner.ending is not None else None
-    ready = delivery is not None and not delivery.missing and not delivery.problem
+    ready = delivery is not None and verdict.phase is SynthesisPhase.SERVING and not delivery.missing
     if not ready or finished is None or finished.content_hash is None:
         return ()
     key = finished.content_hash[:16]

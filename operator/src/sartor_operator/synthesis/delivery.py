@@ -7,14 +7,14 @@ pods serve until the new ones are ready.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from sartor_api.conditions import Reason
-from sartor_api.quantities import Quantity
 from sartor_api.search.records import Finished, RunSpec
 from sartor_api.search.state import RunState
 from sartor_operator import names
 from sartor_operator.actions import Action, Apply, PublishStack
+from sartor_operator.drift import covers
 from sartor_operator.kinds import Manifest
 from sartor_operator.pods import state
 from sartor_operator.pods.jobs import repository_url
@@ -176,30 +176,3 @@ def _given_up(there: Manifest) -> dict[str, Any] | None:
     """The condition of a Deployment that says that its pods do not get ready in time."""
     found = state.condition(there, "Progressing")
     return found if found is not None and found.get("status") == "False" else None
-
-
-def covers(wanted: Any, there: Any) -> bool:
-    """Whether everything that is wanted is there; what the API server added does not matter.
-
-    Quantities are compared by value, since the API server rewrites them (`0.5` becomes `500m`).
-    """
-    if there is None:
-        return not wanted
-    if isinstance(wanted, dict):
-        return isinstance(there, dict) and all(
-            covers(value, cast("dict[str, Any]", there).get(key))
-            for key, value in cast("dict[str, Any]", wanted).items()
-        )
-    if isinstance(wanted, list):
-        ours, theirs = cast("list[Any]", wanted), cast("list[Any]", there or [])
-        return len(ours) == len(theirs) and all(covers(a, b) for a, b in zip(ours, theirs, strict=True))
-    if wanted == there:
-        return True
-    return isinstance(wanted, str) and isinstance(there, str) and _same_amount(wanted, there)
-
-
-def _same_amount(one: str, other: str) -> bool:
-    try:
-        return Quantity(one) == Quantity(other)
-    except ValueError:
-        return False

@@ -1,10 +1,16 @@
 """Gathers what is known of one synthesis."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
 
 from sartor_api.agent_profile import AgentProfile
-from sartor_api.hardware_target import HardwareTarget
+from sartor_api.hardware_target import HardwareTarget, HardwareTargetStatus
+from sartor_api.meta import ObjectMeta
+from sartor_api.policy import Payback
 from sartor_api.serving_candidate import ServingCandidateStatus
 from sartor_api.serving_synthesis import ServingSynthesis
 from sartor_api.synthesis_run import RunPhase, SynthesisRunStatus
@@ -15,6 +21,7 @@ from sartor_operator.kinds import (
     CONFIG_MAP,
     DEPLOYMENT,
     NETWORK_POLICY,
+    NODE,
     PROFILE,
     RUN,
     SERVICE,
@@ -25,11 +32,14 @@ from sartor_operator.kinds import (
 )
 from sartor_operator.pods.archive import INDEX_KEY
 from sartor_operator.pods.jobs import ACCOUNTS
+from sartor_operator.profile import profile_spec
 from sartor_operator.run.observe import RunObserved, observe_run
 from sartor_operator.settings import Settings
 from sartor_operator.synthesis.access import POLICIES
 from sartor_operator.synthesis.intent import intent_of
-from sartor_operator.synthesis.references import References, needed_secrets
+from sartor_operator.synthesis.references import References
+from sartor_operator.target import target_status
+from sartor_operator.understood import derived, understood
 from sartor_operator.wire import StackIndex
 
 
@@ -46,19 +56,40 @@ class RunSeen:
         return names.name_of(self.manifest)
 
     @property
+    def number(self) -> int:
+        """Which search of its synthesis this is, counted from 1: a part of its name, which nobody can change."""
+        parts = self.name.rsplit("-", 3)
+        return int(parts[1]) if len(parts) == 4 and parts[1].isdecimal() else 1
+
+    @property
+    def request(self) -> str:
+        """The value of the annotation that asks for another search, as this one knew it."""
+        found: Any = self.manifest["spec"]["snapshot"].get("environment") or {}
+        return str(found.get("request", ""))
+
+    @property
     def ended(self) -> bool:
         return self.status.finished_at is not None
 
     @property
     def superseded(self) -> bool:
         """Ended because the intent was another one for a while: going back to this intent needs a new run."""
-        return self.status.phase is RunPhase.CANCELLED and any(
-            c.type == "Ready" and c.reason == "Superseded" for c in self.status.conditions
-        )
+        return self.status.phase is RunPhase.CANCELLED and self._reason == "Superseded"
 
     @property
     def won(self) -> bool:
         return self.status.phase is RunPhase.SUCCEEDED and self.status.best is not None
+
+    def hopeless(self, now: Payback) -> bool:
+        """Ended because it could not pay by other terms than those of `now`: whether it can by these, a new run tells."""
+        if self.status.phase is not RunPhase.NO_GAIN or self._reason != "CannotPayBack":
+            return False
+        before: Any = self.manifest["spec"]["snapshot"]["synthesis"].get("payback") or {}
+        return derived(Payback, before) != now
+
+    @cached_property
+    def _reason(self) -> str:
+        return next((c.reason for c in self.status.conditions if c.type == "Ready"), "")
 
 
 @dataclass(frozen=True)
@@ -77,7 +108,14 @@ class SynthesisObserved:
     stacks: Mapping[str, StackIndex] = field(default_factory=dict[str, StackIndex])
     deployments: Mapping[str, Manifest] = field(default_factory=dict[str, Manifest])
     services: Mapping[str, Manifest] = field(default_factory=dict[str, Manifest])
-    access: frozenset[tuple[str, str]] = frozenset()
+    access: Mapping[tuple[str, str], Manifest] = field(default_factory=dict[tuple[str, str], Manifest])
+    nodes: HardwareTargetStatus | None = None
+    """What the nodes of the HardwareTarget are."""
+    drift: str | None = None
+    """What the rollout of the winner says of a live speed-up below its confirmed interval. It is left out here as long as
+    the operator carries out no rollouts; `resynthesis` knows what to do with it."""
+    damaged: tuple[str, ...] = ()
+    """ConfigMaps of the synthesis that cannot be read."""
 
     @property
     def uid(self) -> str:
@@ -91,59 +129,58 @@ class SynthesisObserved:
     def namespace(self) -> str:
         return str(self.manifest["metadata"]["namespace"])
 
-
-def parse_synthesis(manifest: Manifest) -> ServingSynthesis:
-    return ServingSynthesis.model_validate({"metadata": {"name": names.name_of(manifest)}, "spec": manifest["spec"]})
-
-
-def _target(cache: Cache, name: str) -> HardwareTarget | None:
-    found = cache.get(TARGET, None, name)
-    return None if found is None else HardwareTarget.model_validate({"metadata": {"name": name}, "spec": found["spec"]})
+    def with_secrets(self, secrets: Mapping[str, frozenset[str]]) -> "SynthesisObserved":
+        """The same, knowing the keys of those Secrets that exist."""
+        return replace(self, references=replace(self.references, secrets=secrets))
 
 
-def _profile(cache: Cache, namespace: str, name: str | None) -> AgentProfile | None:
-    found = cache.get(PROFILE, namespace, name) if name else None
-    if found is None:
-        return None
-    return AgentProfile.model_validate({"metadata": {"name": name}, "spec": found.get("spec", {})})
-
-
-def secrets_to_read(cache: Cache, namespace: str, name: str) -> list[str]:
-    """Names of Secrets whose keys have to be known before a run can begin; none once it has begun."""
-    manifest = cache.get(SYNTHESIS, namespace, name)
-    if manifest is None:
-        return []
-    synthesis = parse_synthesis(manifest)
-    if any(names.label(r, names.INTENT_LABEL) == intent_of(synthesis.spec) for r in _runs(cache, manifest)):
-        return []
-    target = _target(cache, synthesis.spec.hardware.target_ref.name)
-    reference = synthesis.spec.agents.profile_ref
-    profile = _profile(cache, namespace, reference.name if reference else None)
-    return sorted({ref.name for _, ref in needed_secrets(synthesis, target, profile)})
-
-
-def _runs(cache: Cache, synthesis: Manifest) -> list[Manifest]:
+def _runs(cache: Cache, synthesis: Manifest) -> tuple[RunSeen, ...]:
     meta = synthesis["metadata"]
     found = cache.labelled(RUN, meta["namespace"], names.SYNTHESIS_LABEL, meta["name"])
-    mine = [r for r in found if names.owner_uid(r) == meta["uid"] and not names.deleting(r)]
-    return sorted(mine, key=lambda r: (str(r["metadata"].get("creationTimestamp", "")), names.name_of(r)))
+    mine = (r for r in found if names.owner_uid(r) == meta["uid"] and not names.deleting(r))
+    seen = [RunSeen(r, names.label(r, names.INTENT_LABEL), derived(SynthesisRunStatus, r.get("status"))) for r in mine]
+    # Two runs may begin within one second, so their times do not order them.
+    return tuple(sorted(seen, key=lambda r: (r.number, str(r.manifest["metadata"].get("creationTimestamp")), r.name)))
 
 
-def observe_synthesis(
-    cache: Cache, settings: Settings, namespace: str, name: str, secrets: Mapping[str, frozenset[str]]
-) -> SynthesisObserved | None:
-    """The synthesis, or None when there is none (any more)."""
+def _references(
+    cache: Cache, synthesis: ServingSynthesis, namespace: str, score: float | None
+) -> tuple[References, HardwareTargetStatus | None]:
+    """What the synthesis refers to, and what the nodes of its target are."""
+    name = synthesis.spec.hardware.target_ref.name
+    found = cache.get(TARGET, None, name)
+    target, nodes = None, None
+    if found is not None:
+        plain = {"metadata": {"name": name}, "spec": found["spec"]}
+        target = understood(HardwareTarget, plain, f"HardwareTarget {name}")
+        nodes = derived(HardwareTargetStatus, found.get("status"))
+        if nodes.observed_generation != found["metadata"].get("generation", 1):
+            nodes = target_status(found, target.spec, cache.all(NODE), 0.0)  # as its status will say in a moment
+    reference = synthesis.spec.agents.profile_ref
+    held = cache.get(PROFILE, namespace, reference.name) if reference is not None else None
+    profile = None
+    if reference is not None and held is not None:
+        profile = AgentProfile(metadata=ObjectMeta(name=reference.name), spec=profile_spec(held))
+    return References(synthesis, target, profile, {}, score), nodes
+
+
+def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: str) -> SynthesisObserved | None:
+    """The synthesis, or None when there is none (any more). Raises `NotUnderstoodError`.
+
+    Nothing is said of Secrets yet: which of them have to be known follows from this.
+    """
     manifest = cache.get(SYNTHESIS, namespace, name)
     if manifest is None:
         return None
-    synthesis = parse_synthesis(manifest)
+    plain = {"metadata": {"name": name}, "spec": manifest["spec"]}
+    synthesis = understood(ServingSynthesis, plain, f"ServingSynthesis {name}")
     uid, intent = names.uid(manifest), intent_of(synthesis.spec)
-    reference = synthesis.spec.agents.profile_ref
-    runs = tuple(
-        RunSeen(r, names.label(r, names.INTENT_LABEL), SynthesisRunStatus.model_validate(r.get("status") or {}))
-        for r in _runs(cache, manifest)
+    runs = _runs(cache, manifest)
+    same = [r for r in runs if r.intent == intent]
+    current = next(
+        (r for r in reversed(same) if not r.superseded and not r.hopeless(synthesis.spec.payback)),
+        None,
     )
-    current = next((r for r in reversed(runs) if r.intent == intent and not r.superseded), None)
     winners = [r for r in runs if r.won]
     winner = current if current is not None and current.won else (winners[-1] if winners else None)
 
@@ -151,31 +188,34 @@ def observe_synthesis(
         return {names.name_of(m): m for m in kind_objects if names.owner_uid(m) == uid and not names.deleting(m)}
 
     stacks: dict[str, StackIndex] = {}
+    damaged: list[str] = []
     for one in mine(list(cache.labelled(CONFIG_MAP, namespace, names.SYNTHESIS_LABEL, name))).values():
         if names.label(one, names.PART_LABEL) == names.STACK:
-            index = StackIndex.model_validate_json(one["data"][INDEX_KEY])
-            stacks[index.content_hash] = index
+            try:
+                index = StackIndex.model_validate_json(one.get("data", {}).get(INDEX_KEY, ""))
+            except ValidationError:
+                damaged.append(names.name_of(one))
+            else:
+                stacks[index.content_hash] = index
     rounds = () if current is None else tuple(
-        ServingCandidateStatus.model_validate(c.get("status") or {})
+        derived(ServingCandidateStatus, c.get("status"))
         for c in cache.labelled(CANDIDATE, namespace, names.RUN_LABEL, current.name)
     )  # fmt: skip
-    access = frozenset(
-        (kind.kind, wanted)
+    access = {
+        (kind.kind, wanted): there
         for kind, every in ((SERVICE_ACCOUNT, ACCOUNTS), (NETWORK_POLICY, POLICIES))
         for wanted in every
-        if cache.get(kind, namespace, wanted) is not None
-    )
+        if (there := cache.get(kind, namespace, wanted)) is not None and not names.deleting(there)
+    }
+    scores = (r.status.baseline.score for r in reversed(same) if r.status.baseline is not None)
+    score = next((float(s.number) for s in scores if s is not None), None)
+    references, nodes = _references(cache, synthesis, namespace, score)
     return SynthesisObserved(
         synthesis=synthesis,
         manifest=manifest,
         intent=intent,
         settings=settings,
-        references=References(
-            synthesis,
-            _target(cache, synthesis.spec.hardware.target_ref.name),
-            _profile(cache, namespace, reference.name if reference else None),
-            secrets,
-        ),
+        references=references,
         runs=runs,
         current=current,
         winner=observe_run(cache, settings, namespace, winner.name) if winner is not None else None,
@@ -184,4 +224,6 @@ def observe_synthesis(
         deployments=mine(list(cache.labelled(DEPLOYMENT, namespace, names.SYNTHESIS_LABEL, name))),
         services=mine(list(cache.labelled(SERVICE, namespace, names.SYNTHESIS_LABEL, name))),
         access=access,
+        nodes=nodes,
+        damaged=tuple(damaged),
     )

@@ -10,21 +10,28 @@ from sartor_api.agent_profile import AgentProfile, AgentProfileSpec
 from sartor_api.conditions import Reason
 from sartor_api.fields import KeyReference
 from sartor_api.hardware_target import HardwareTarget
+from sartor_api.search.records import RunSpec
 from sartor_api.search.snapshot import NotRunnableError, snapshot
-from sartor_api.serving_synthesis import ServingSynthesis
+from sartor_api.serving_synthesis import PaybackSummary, ServingSynthesis
+from sartor_operator import payback
 from sartor_operator.conditions import AnyReason
 from sartor_operator.pods.common import model_needs_credentials
+from sartor_operator.profile import missing_secret, profile_secrets, unrunnable
 from sartor_operator.reasons import OperatorReason
 
 
 @dataclass(frozen=True)
 class References:
-    """What was found. `secrets` maps the names of those that exist to their keys."""
+    """What was found. `secrets` maps the names of those that exist to their keys.
+
+    `score` is the baseline's throughput as an earlier run of the same intent measured it.
+    """
 
     synthesis: ServingSynthesis
     target: HardwareTarget | None
     profile: AgentProfile | None
     secrets: Mapping[str, frozenset[str]]
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,7 @@ def needed_secrets(
     if target is not None:
         found.append((f"HardwareTarget {target.name}: spec.images.pullSecretRef", target.spec.images.pull_secret_ref))
     if profile is not None:
-        for number, endpoint in enumerate(profile.spec.endpoints):
-            found.append((f"AgentProfile {profile.name}: spec.endpoints[{number}].secretRef", endpoint.secret_ref))
+        found += [(f"AgentProfile {profile.name}: {where}", ref) for where, ref in profile_secrets(profile.spec)]
     return ((where, reference) for where, reference in found if reference is not None)
 
 
@@ -78,16 +84,9 @@ def _profile(found: References) -> Refusal | None:
 
 
 def _secrets(found: References) -> Refusal | None:
-    for where, reference in needed_secrets(found.synthesis, found.target, found.profile):
-        keys = found.secrets.get(reference.name)
-        if keys is None:
-            text = f"{where}: there is no Secret {reference.name} in this namespace; create it"
-            return Refusal(Reason.SECRET_NOT_FOUND, text)
-        if reference.key is not None and reference.key not in keys:
-            has = ", ".join(sorted(keys)) or "none"
-            text = f"{where}: Secret {reference.name} has no key {reference.key}; it has: {has}"
-            return Refusal(Reason.SECRET_NOT_FOUND, text)
-    return None
+    needed = needed_secrets(found.synthesis, found.target, found.profile)
+    said = missing_secret(needed, found.secrets)
+    return None if said is None else Refusal(Reason.SECRET_NOT_FOUND, said)
 
 
 def _supported(found: References) -> Refusal | None:
@@ -103,36 +102,88 @@ def _supported(found: References) -> Refusal | None:
         which = "oci" if spec.model.source.oci is not None else "s3"
         text = f"spec.model.source.{which} cannot be fetched yet; use huggingFace, or a persistentVolumeClaim"
         return Refusal(unsupported, text)
-    backend = found.profile.spec.backend if found.profile is not None else "playbook"
-    if backend != "playbook":
-        text = (
-            f"AgentProfile: backend {backend} cannot be run yet; use backend playbook, or remove spec.agents.profileRef"
-        )
-        return Refusal(unsupported, text)
+    if (problem := unrunnable(agents_of(found.profile))) is not None:
+        name = found.profile.name if found.profile is not None else ""
+        return Refusal(unsupported, f"AgentProfile {name}: {problem}; or remove spec.agents.profileRef")
     if spec.delivery.mode == "git":
         return Refusal(unsupported, "spec.delivery.mode: git cannot be run yet; use apply or none")
-    assert found.target is not None, "an earlier check saw the target"
-    accelerator = found.target.spec.accelerator
     try:
-        snapshot(
-            found.synthesis,
-            now=0.0,
-            model_folder="/model",
-            platform=found.target.spec.platform,
-            accelerators=0 if accelerator is None else accelerator.count,
-            agents={"backend": backend},
-        )
+        planned(found)
     except NotRunnableError as error:
         return Refusal(unsupported, str(error))
     return None
 
 
-CHECKS: tuple[Check, ...] = (_target, _profile, _secrets, _supported)
+def _priced(found: References) -> Refusal | None:
+    """Money is bounded, or has to be earned back, and nobody says what anything costs."""
+    spec = found.synthesis.spec
+    assert found.target is not None, "an earlier check saw the target"
+    price, name = found.target.spec.price_per_hour, found.target.name
+    if price is None and spec.payback.policy == "require":
+        text = (
+            f"spec.payback.policy: require needs a price; set spec.pricePerHour of HardwareTarget {name}, or use warn"
+        )
+        return Refusal(OperatorReason.PRICE_UNKNOWN, text)
+    bound = spec.budget.money
+    if bound is None:
+        return None
+    if price is None:
+        text = f"spec.budget.money: HardwareTarget {name} has no price; set its spec.pricePerHour, or remove money"
+        return Refusal(OperatorReason.PRICE_UNKNOWN, text)
+    if price.currency != bound.currency:
+        text = (
+            f"spec.budget.money is in {bound.currency}, the price of HardwareTarget {name} in {price.currency}; write "
+            "both in one currency"
+        )
+        return Refusal(OperatorReason.PRICE_UNKNOWN, text)
+    return None
+
+
+def _pays(found: References) -> Refusal | None:
+    assert found.target is not None, "an earlier check saw the target"
+    said = payback.required(found.synthesis.spec, found.target.spec, planned(found), None, score=found.score)
+    if said is None:
+        return None
+    text = (
+        f"spec.payback.policy is require, and {said}. Set policy warn to search all the same, or change "
+        "payback.outputTokensPerDay, payback.within or the budget"
+    )
+    return Refusal(Reason.CANNOT_PAY_BACK, text)
+
+
+CHECKS: tuple[Check, ...] = (_target, _profile, _secrets, _supported, _priced, _pays)
 
 
 def refusal(found: References) -> Refusal | None:
     """The first thing that keeps a run from beginning."""
     return next((said for check in CHECKS if (said := check(found)) is not None), None)
+
+
+def forecast(found: References) -> PaybackSummary | None:
+    """Whether a run that has not begun can pay, as far as that is known."""
+    if found.target is None:
+        return None
+    try:
+        spec = planned(found)
+    except NotRunnableError:
+        return None
+    return payback.payback(
+        found.synthesis.spec, found.target.spec, spec, None, cost=None, speedup=None, score=found.score
+    )
+
+
+def planned(found: References) -> RunSpec:
+    """What a run would decide by; only its time and place are not those of a real one. Raises `NotRunnableError`."""
+    assert found.target is not None, "there is a target"
+    accelerator = found.target.spec.accelerator
+    return snapshot(
+        found.synthesis,
+        now=0.0,
+        model_folder="/model",
+        platform=found.target.spec.platform,
+        accelerators=0 if accelerator is None else accelerator.count,
+        agents={"backend": agents_of(found.profile).backend},
+    )
 
 
 def agents_of(profile: AgentProfile | None) -> AgentProfileSpec:

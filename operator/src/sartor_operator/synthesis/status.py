@@ -1,13 +1,13 @@
 """The status of a synthesis: one screen, from the status of its run and from what is delivered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sartor_api.conditions import ConditionType, Reason
 from sartor_api.fields import Money, ObjectReference
 from sartor_api.meta import Condition
 from sartor_api.quantities import DecimalString, Duration
-from sartor_api.serving_synthesis import ServingSynthesisStatus, Spent, SynthesisPhase
+from sartor_api.serving_synthesis import PaybackSummary, ServingSynthesisStatus, Spent, SynthesisPhase
 from sartor_api.synthesis_run import RunPhase, SynthesisRunStatus
 from sartor_operator.conditions import AnyReason, Wanted, conditions, done, held, stalled, working
 from sartor_operator.reasons import OperatorReason
@@ -88,7 +88,8 @@ class Verdict:
         message = status.message or "the search begins"
         if phase is SynthesisPhase.NO_GAIN:
             text = (
-                f"{message}; the baseline serves on. To search again change the spec, or delete SynthesisRun {run.name}"
+                f"{message}; the baseline serves on. To search again change the spec, or give the annotation "
+                "sartor.dev/resynthesize another value"
             )
             return cls(phase, text, tuple(stalled(reason, text)))
         if phase is SynthesisPhase.FAILED:
@@ -105,6 +106,18 @@ class Verdict:
         message = f"{self.message} (the winner of {name} serves on)"
         return Verdict(self.phase, message, self.wanted)
 
+    def with_note(self, note: str, reason: AnyReason | None = None) -> "Verdict":
+        """The same with one thing more to know; `reason` replaces that of a condition `Ready` that holds."""
+        message = f"{self.message}; {note}"
+
+        def noted(one: Wanted) -> Wanted:
+            if one.message != self.message:
+                return one
+            holds = one.type is ConditionType.READY and one.status == "True"
+            return replace(one, message=message, reason=reason if reason is not None and holds else one.reason)
+
+        return Verdict(self.phase, message, tuple(noted(one) for one in self.wanted))
+
 
 def _condition(status: SynthesisRunStatus, kind: ConditionType) -> Condition | None:
     return next((c for c in status.conditions if c.type == kind.value and c.status == "True"), None) or next(
@@ -116,8 +129,10 @@ def _reason(word: str) -> AnyReason:
     return OperatorReason(word) if word in set(OperatorReason) else Reason(word)
 
 
-def synthesis_status(observed: SynthesisObserved, verdict: Verdict, now: float) -> ServingSynthesisStatus:
-    """The whole status."""
+def synthesis_status(
+    observed: SynthesisObserved, verdict: Verdict, ahead: PaybackSummary | None, now: float
+) -> ServingSynthesisStatus:
+    """The whole status. `ahead` is what is known of payback before a run has begun."""
     before = observed.manifest.get("status") or {}
     generation = int(observed.manifest["metadata"].get("generation", 1))
     current, winner = observed.current, observed.winner
@@ -126,11 +141,15 @@ def synthesis_status(observed: SynthesisObserved, verdict: Verdict, now: float) 
     for kind in _FROM_RUN:
         found = (one for one in status.conditions if one.type == kind.value)
         wanted += [Wanted(kind, one.status, _reason(one.reason), one.message) for one in found]
-    if status.payback is not None and status.payback.pays is not None:
-        pays = "True" if status.payback.pays else "False"
-        reason = Reason.SUCCEEDED if status.payback.pays else Reason.CANNOT_PAY_BACK
-        wanted.append(Wanted(ConditionType.PAYS_BACK, pays, reason, status.payback.message))
+    summary = status.payback if current is not None else ahead
+    if summary is not None and summary.pays is not None:
+        pays = "True" if summary.pays else "False"
+        reason = Reason.SUCCEEDED if summary.pays else Reason.CANNOT_PAY_BACK
+        wanted.append(Wanted(ConditionType.PAYS_BACK, pays, reason, summary.message))
     won = next((r for r in observed.runs if winner is not None and r.name == winner.name), None)
+    # A search that ended in vain has a best, too, and it is not what serves.
+    mine = current is not None and current.status.best is not None and (current.won or not current.ended)
+    shown = current if mine or won is None else won
     ended = [r.status.finished_at for r in observed.runs if r.status.finished_at is not None]
     return ServingSynthesisStatus(
         observed_generation=generation,
@@ -140,10 +159,10 @@ def synthesis_status(observed: SynthesisObserved, verdict: Verdict, now: float) 
         run=_reference(current),
         serving_run=_reference(won),
         baseline=status.baseline,
-        best=status.best or (won.status.best if won is not None else None),
+        best=shown.status.best if shown is not None else None,
         spent=status.spent if current is not None else None,
         next_round_cost=_next_round(observed) if current is not None and not current.ended else None,
-        payback=status.payback,
+        payback=summary,
         last_synthesis_time=max(ended, default=None),
     )
 

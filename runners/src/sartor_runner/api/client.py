@@ -16,6 +16,8 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 TIMEOUT_SECONDS = 30.0
 WATCH_SECONDS = 300
+SILENCE_SECONDS = 120.0
+"""A watch says something at least once a minute (bookmarks); one that does not has lost its connection."""
 LINE_BYTES = 1 << 22
 CONNECTIONS = 10
 """Watches included. Each costs a TLS handshake and some 100 kB; more requests than that wait their turn."""
@@ -24,7 +26,7 @@ Object = dict[str, Any]
 
 
 class ApiClient:
-    """Used from one event loop. `replace` changes the credentials; requests under way keep the old ones."""
+    """Used from one event loop. `replace` changes the credentials; requests under way break off as `UnreachableError`."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -111,7 +113,9 @@ class ApiClient:
                 self._credentials.server + path,
                 params=query,
                 headers=self._headers(None),
-                timeout=aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=TIMEOUT_SECONDS),
+                timeout=aiohttp.ClientTimeout(
+                    total=WATCH_SECONDS + 30, sock_connect=TIMEOUT_SECONDS, sock_read=SILENCE_SECONDS
+                ),
                 server_hostname=self._credentials.server_name,
             ) as response:
                 if response.status == 410:

@@ -29,6 +29,7 @@ RENEW_SHARE = 0.7
 POLL_SECONDS = 1.0
 APPROVAL_SECONDS = 900.0
 RETRY_SECONDS = 10.0
+LEAST_SECONDS, STEP_SECONDS = 60.0, 600.0
 PKI = Path(__file__).with_name("pki.py")
 END_OF_KEY = b"-----END PRIVATE KEY-----\n"
 
@@ -52,14 +53,17 @@ async def node_credentials(folder: Path, name: str, bootstrap: Credentials, now:
     return _with_pair(bootstrap, path)
 
 
-async def keep_renewed(folder: Path, name: str, client: ApiClient, clock: Callable[[], float]) -> None:
-    """Renews the node's certificate in time, for ever; ends by cancellation only."""
+async def keep_renewed(
+    folder: Path, name: str, bootstrap: Credentials, client: ApiClient, clock: Callable[[], float]
+) -> None:
+    """Renews the node's certificate in time, for ever; ends by cancellation only. One that has run out, as on a machine
+    that was asleep, opens nothing any more: the next is asked for with the `bootstrap` credentials."""
     path = folder / "node-client.pem"
     while True:
         begins, ends = await _validity(path)
-        await asyncio.sleep(max(begins + (ends - begins) * RENEW_SHARE - clock(), 60.0))
+        await _sleep_until(begins + (ends - begins) * RENEW_SHARE, clock)
         try:
-            write_private(path, await _ask(name, client.credentials))
+            write_private(path, await _ask(name, bootstrap if clock() >= ends else client.credentials))
             await client.replace(_with_pair(client.credentials, path))
         except (ApiError, UnreachableError, ConfigurationError) as error:
             logger.warning("the node's certificate was not renewed: %s", error)
@@ -83,10 +87,18 @@ async def keep_serving(
                 write_private(path, await _signed(asked, client, SERVING_SIGNER, "server auth"))
                 begins, ends = await _validity(path)
             use(path)
-            await asyncio.sleep(max(begins + (ends - begins) * RENEW_SHARE - clock(), 60.0))
+            await _sleep_until(begins + (ends - begins) * RENEW_SHARE, clock)
         except (ApiError, UnreachableError, ConfigurationError) as error:
             logger.warning("the kubelet API has no certificate of the cluster yet: %s", error)
             await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _sleep_until(moment: float, clock: Callable[[], float]) -> None:
+    """At least `LEAST_SECONDS`, so that what fails is not tried in a circle. In steps: the loop's clock stands still while
+    a machine sleeps, the calendar does not."""
+    await asyncio.sleep(LEAST_SECONDS)
+    while (left := moment - clock()) > 0:
+        await asyncio.sleep(min(left, STEP_SECONDS))
 
 
 async def _ask(name: str, credentials: Credentials) -> bytes:

@@ -4,6 +4,7 @@ Specification: kubelet `fieldpath.ExtractFieldPathAsString`, `resource.ExtractCo
 limits (a limit that is not set is what the node can allocate).
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,4 +68,4 @@ def _map(values: Mapping[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return json.dumps(value, ensure_ascii=False)[1:-1]

@@ -87,18 +87,21 @@ def service_variables(services: Iterable[Json], pod: Pod, api_server: tuple[str,
     With `api_server` the variables of the `kubernetes` service name that host and port instead of the cluster address,
     which leads nowhere on a node without a service proxy. Specification: kubelet `envvars.FromServices`.
     """
-    found: dict[str, str] = {}
+    chosen: dict[str, Json] = {}
     links = pod.spec.get("enableServiceLinks")
     for service in services:
         name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
-        master = (name, namespace) == ("kubernetes", "default")
-        if not (master or (namespace == pod.namespace and links is not False)):
-            continue
         spec = service.get("spec") or {}
-        address, ports = spec.get("clusterIP"), spec.get("ports") or ()
-        if not address or address == "None" or not ports:
+        if not spec.get("clusterIP") or spec["clusterIP"] == "None" or not spec.get("ports"):
             continue
-        if master and api_server is not None:
+        if namespace == pod.namespace and links is not False:
+            chosen[name] = service  # also one named kubernetes, before the cluster's
+        elif (name, namespace) == ("kubernetes", "default"):
+            chosen.setdefault(name, service)
+    found: dict[str, str] = {}
+    for name, service in chosen.items():
+        address, ports = service["spec"]["clusterIP"], service["spec"]["ports"]
+        if service["metadata"]["namespace"] == "default" and name == "kubernetes" and api_server is not None:
             address, ports = api_server[0], ({**ports[0], "port": api_server[1]},)
         found.update(_service(name, address, ports))
     if api_server is not None and "KUBERNETES_SERVICE_HOST" not in found:

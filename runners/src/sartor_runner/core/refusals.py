@@ -76,6 +76,8 @@ def _pod(pod: Pod) -> Iterator[str]:
         yield "spec.hostUsers: true: processes on this node never run as the host's users; leave it out"
     if spec.get("runtimeClassName"):
         yield "spec.runtimeClassName: this node has one runtime, its own; leave it out"
+    if spec.get("resources"):
+        yield "spec.resources: this node accounts for containers, not for whole pods; set the containers' own resources"
     if (spec.get("os") or {}).get("name") == "windows":
         yield "spec.os.name: windows: this node runs no Windows pods"
     security = spec.get("securityContext") or {}

@@ -81,48 +81,6 @@ def sandbox(
     )
 
 
-def pod_files(pod: Pod, environment_users: Mapping[int, int], address: str) -> dict[str, str]:
-    """`/etc/hosts` and the like. `environment_users`: user to group of every identity that the pod's containers take."""
-    hosts = [
-        "# Written by sartor-runner, as the kubelet does it.",
-        "127.0.0.1\tlocalhost",
-        "::1\tlocalhost ip6-localhost",
-    ]
-    subdomain = pod.spec.get("subdomain")
-    if address:
-        full = f"{pod.hostname}.{subdomain}.{pod.namespace}.svc.cluster.local\t" if subdomain else ""
-        hosts.append(f"{address}\t{full}{pod.hostname}")
-    hosts += ["\t".join([a["ip"], *a.get("hostnames", ())]) for a in pod.spec.get("hostAliases") or ()]
-    users = {0: 0, 65534: 65534} | dict(environment_users)
-    names = {0: "root", 65534: "nobody"}
-    passwd = [
-        f"{names.get(u, f'user{u}')}:x:{u}:{g}::{'/root' if u == 0 else '/tmp'}:/bin/sh"
-        for u, g in sorted(users.items())
-    ]
-    groups = sorted({0, 65534, *users.values()})
-    return {
-        "hosts": "\n".join(hosts) + "\n",
-        "hostname": pod.hostname + "\n",
-        "passwd": "\n".join(passwd) + "\n",
-        "group": "".join(f"{names.get(g, f'group{g}')}:x:{g}:\n" for g in groups),
-        "resolv.conf": _resolv(pod),
-    }
-
-
-def _resolv(pod: Pod) -> str:
-    """The node's own, with what `dnsConfig` adds: there is no cluster DNS on this node."""
-    config = pod.spec.get("dnsConfig") or {}
-    host = Path("/etc/resolv.conf")
-    lines = [] if pod.spec.get("dnsPolicy") == "None" or not host.exists() else host.read_text("utf-8").splitlines()
-    lines += [f"nameserver {address}" for address in config.get("nameservers") or ()]
-    if config.get("searches"):
-        lines.append("search " + " ".join(config["searches"]))
-    options = [o["name"] + (f":{o['value']}" if o.get("value") else "") for o in config.get("options") or ()]
-    if options:
-        lines.append("options " + " ".join(options))
-    return "\n".join(lines) + "\n"
-
-
 def _mounts(pod: Pod, container: Container, place: Place, variables: Mapping[str, str]) -> list[Bind]:
     by_name = {volume["name"]: volume for volume in pod.volumes}
     found: list[Bind] = []

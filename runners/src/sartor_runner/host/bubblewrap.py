@@ -43,6 +43,8 @@ class Bubblewrap:
         arguments += ["--bind", sandbox.root, "/", "--proc", "/proc", "--dev", "/dev"]
         for name in KERNEL_SETTINGS:
             arguments += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
+        # As container runtimes do: engines read there which cores and memory nodes they have.
+        arguments += ["--ro-bind", "/sys", "/sys", "--tmpfs", "/sys/firmware", "--remount-ro", "/sys/firmware"]
         for target, link in sandbox.links.items():
             arguments += ["--symlink", link, target]
         for bind in sandbox.binds:

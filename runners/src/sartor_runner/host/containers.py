@@ -51,8 +51,14 @@ def create(
     user: Identity,
     cwd: str,
 ) -> Path:
-    """The folder of a new attempt, with all that later questions need. One that never ran is replaced."""
+    """The folder of a new attempt, with all that later questions need. One that never ran is replaced.
+
+    Raises `ContainerError` while a start of this attempt that took too long has not ended: there must not be two of it.
+    """
     folder = directory.attempt(container.name, attempt)
+    if lives(folder):
+        kill(folder)
+        raise ContainerError("CreateContainerError", "an earlier start of this attempt has not ended yet; it is killed")
     remove_tree(folder)
     folder.mkdir(parents=True)
     for name in ("alive", "control"):
@@ -114,6 +120,8 @@ async def start(folder: Path, launch: Launch, user: Identity, limits: LogLimits)
         async with asyncio.timeout(START_SECONDS):
             await shim.communicate(json.dumps(order).encode())
     except TimeoutError as error:
+        _terminate(shim)
+        kill(folder)
         raise ContainerError(
             "CreateContainerError", f"the sandbox was not ready within {START_SECONDS:.0f} s"
         ) from error

@@ -89,20 +89,22 @@ class Log:
         now = time.time_ns()
         whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9))
         line = b"%s.%09dZ %s %s %s\n" % (whole.encode(), now % 10**9, stream.encode(), tag, text)
-        if self.size and self.size + len(line) > self.limit:
-            self._rotate()
-        os.write(self.file, line)
-        self.size += len(line)
+        # A full disk costs lines of the log, not the container.
+        with contextlib.suppress(OSError):
+            if self.size and self.size + len(line) > self.limit:
+                self._rotate()
+            self.size += os.write(self.file, line)
 
     def _rotate(self) -> None:
-        os.close(self.file)
+        full = self.file
         for number in range(self.files - 1, 0, -1):
             old = self.path if number == 1 else f"{self.path}.{number - 1}"
             with contextlib.suppress(FileNotFoundError):
                 os.rename(old, f"{self.path}.{number}")
         if self.files == 1:
             os.unlink(self.path)
-        self._open()
+        self._open()  # where this fails, what is open already takes the lines
+        os.close(full)
 
 
 def stage(sources: Sequence[str], arguments: Sequence[str]) -> list[str]:

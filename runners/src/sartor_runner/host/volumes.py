@@ -109,8 +109,8 @@ def used_bytes(folder: Path) -> int:
         for name in names:
             try:
                 total += Path(parent, name).lstat().st_blocks * 512
-            except FileNotFoundError:
-                continue  # removed while we looked
+            except OSError:
+                continue  # removed or replaced while we looked
     return total
 
 

@@ -44,10 +44,12 @@ class NodeLease:
         """For ever; ends by cancellation only."""
         while True:
             try:
-                await self.renew()
+                # A request that hangs must not take the time of those that would still save the node.
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self.renew()
                 await asyncio.sleep(RENEW_SECONDS)
-            except (ApiError, UnreachableError) as error:
-                logger.warning("the node's lease was not renewed: %s", error)
+            except (ApiError, UnreachableError, TimeoutError) as error:
+                logger.warning("the node's lease was not renewed: %s", str(error) or "no answer in time")
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _lease(self, known: Object) -> Object:

@@ -29,7 +29,11 @@ ALL_USERS = 4294967295
 
 @dataclass
 class Users:
-    """Ordinary user ids for pods, one each; none when the runner cannot become another user."""
+    """Ordinary user ids for pods, one each; none when the runner cannot become another user.
+
+    A single id is shared by all pods, as on a node where every pod says the same `runAsUser`: what one pod left in a shared
+    folder, another one may change.
+    """
 
     first: int
     count: int
@@ -40,6 +44,8 @@ class Users:
         """Raises `RunnerError` when all are taken."""
         if not self.enabled:
             return None
+        if self.count == 1:
+            return self.first
         for user in range(self.first, self.first + self.count):
             if user not in self.taken:
                 self.taken.add(user)

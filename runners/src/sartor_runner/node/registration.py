@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,8 @@ class Registration:
         )
         self.kubelet_port = config.kubelet_api.port if config.kubelet_api.enabled else 0
         self.images: list[str] = []
+        self.renumber: Callable[[], Awaitable[None]] = _nothing
+        """Called when the Node was made anew: the cluster may have given its range of pod addresses to another one."""
         self.uid = ""
         self.ready: tuple[bool, str, str] = (True, "KubeletReady", "sartor-runner is posting ready status")
         self._client, self._config, self._address, self._clock = client, config, address, clock
@@ -215,7 +217,8 @@ class Registration:
                 logger.warning("the node was deleted; it is registered again")
                 try:
                     await self.register()
-                except (ApiError, UnreachableError) as again:
+                    await self.renumber()
+                except (ApiError, UnreachableError, ConfigurationError) as again:
                     logger.warning("the node was not registered: %s", again)
             except UnreachableError as error:
                 logger.warning("the node's status waits: %s", error)
@@ -249,6 +252,10 @@ class Registration:
                 "containerRuntimeVersion": f"sartor-runner://{__version__}",
             },
         }
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _essence(status: Mapping[str, Any]) -> object:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Runner:
         if not await self._until_done(registration.register):
             return
         await self._addresses(machine, registration)
+        registration.renumber = partial(self._addresses, machine, registration)
         manager = PodManager(machine)
         lease = NodeLease(client, config.node.name, lambda: registration.uid, clock)
         services = Informer(client, "/api/v1/services")
@@ -111,7 +113,9 @@ class Runner:
         ]
         tasks = [asyncio.create_task(work()) for work in works]
         if config.api.bootstrap_kubeconfig is not None and config.api.kubeconfig is None:
-            tasks.append(asyncio.create_task(keys.keep_renewed(self._keys, config.node.name, client, clock)))
+            bootstrap = kubeconfig(Path(config.api.bootstrap_kubeconfig))
+            renewing = keys.keep_renewed(self._keys, config.node.name, bootstrap, client, clock)
+            tasks.append(asyncio.create_task(renewing))
         site = await self._kubelet_api(machine, manager, tasks) if config.kubelet_api.enabled else None
         try:
             await self._first(services.synced.wait(), tasks)

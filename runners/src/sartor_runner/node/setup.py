@@ -5,19 +5,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from sartor_runner.api.errors import ApiError
-from sartor_runner.core import payload
+from sartor_runner.core import dns, payload
+from sartor_runner.core.files import pod_files
 from sartor_runner.core.observed import Setup
 from sartor_runner.core.payload import API_VOLUMES, TokenKey, volume_kind
 from sartor_runner.core.pod import Json, Pod
 from sartor_runner.core.quantity import parse as parse_quantity
 from sartor_runner.core.refusals import written
 from sartor_runner.errors import VolumeError
-from sartor_runner.host import assemble, volumes
+from sartor_runner.host import volumes
 from sartor_runner.host.assemble import Place
 from sartor_runner.host.directories import PodDirectory, remove_tree
+from sartor_runner.node.events import Subject
 from sartor_runner.node.machine import Machine
 
 RETRY_SECONDS = 15.0
+HOSTS_FILE = Path("/etc/hosts")
 
 
 class PodSetup:
@@ -43,9 +46,7 @@ class PodSetup:
         for volume in pod.volumes:
             self._make_plain(volume, pod)
         await self._write(pod)
-        groups = dict(self._identities(pod))
-        for name, text in assemble.pod_files(pod, groups, self.address).items():
-            (self.directory.files / name).write_text(text, encoding="utf-8")
+        self._write_etc(pod)
         self.directory.write({**self._record(pod), "ready": True})
         self.state = "ready"
 
@@ -153,6 +154,13 @@ class PodSetup:
             volumes.write_files(self.directory.volumes / volume["name"], files, self._user)
         self.refresh_at = refresh_at
 
+    def _write_etc(self, pod: Pod) -> None:
+        host_hosts = _text(HOSTS_FILE) if pod.host_network else ""
+        domain = self._machine.config.node.cluster_domain
+        users = dict(self._identities(pod))
+        for name, text in pod_files(pod, users, self.address, self._resolver(pod), host_hosts, domain).items():
+            (self.directory.files / name).write_text(text, encoding="utf-8")
+
     def _identities(self, pod: Pod) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         for container in pod.all_containers():
@@ -163,3 +171,21 @@ class PodSetup:
             group = environment.table.group if container.run_as_group is None else container.run_as_group
             found.append((user, group))
         return found
+
+    def _resolver(self, pod: Pod) -> dns.Resolver:
+        """The pod's resolv.conf; what had to be cut off is told as an event."""
+        node = self._machine.config.node
+        cluster = dns.ClusterDns(node.cluster_dns, node.cluster_domain) if node.cluster_dns else None
+        found, sentences = dns.resolver(pod, dns.parse(_text(Path(node.resolv_conf))), cluster)
+        about = Subject("Pod", pod.namespace, pod.name, pod.uid)
+        for sentence in sentences:
+            self._machine.events.emit(about, "Warning", "DNSConfigForming", sentence)
+        return found
+
+
+def _text(path: Path) -> str:
+    """Of a file of the machine; a machine without it says nothing by it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""

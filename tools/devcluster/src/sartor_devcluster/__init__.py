@@ -1,7 +1,7 @@
 """A real Kubernetes control plane as one process tree, without Docker and, where user namespaces allow, without root."""
 
 from sartor_devcluster.binaries import Binaries, Source, find_binaries
-from sartor_devcluster.cluster import Cluster, ComponentHealth, DevCluster, Status, clusters
+from sartor_devcluster.cluster import Cluster, DevCluster, clusters
 from sartor_devcluster.errors import (
     BinariesError,
     DevclusterError,
@@ -10,6 +10,7 @@ from sartor_devcluster.errors import (
     StartError,
     StateError,
 )
+from sartor_devcluster.health import ComponentHealth, Status
 
 __all__ = [
     "Binaries",

@@ -5,26 +5,39 @@ a process in the namespace may bind any node or pod address, and nothing leaves 
 """
 
 NODES = "10.240.0.0/16"
-"""Any address of it may be a node's InternalIP; the first is the control plane's."""
+"""Any address of it may be a node's InternalIP; the first is the control plane's, the second the DNS server's."""
 
 PODS = "10.244.0.0/16"
 """The cluster CIDR: the controller manager gives each Node a /24 of it, and a process may bind any address of it."""
 
 SERVICES = "10.96.0.0/16"
-"""ClusterIPs. There is no kube-proxy: only the `kubernetes` Service answers on its own."""
+"""ClusterIPs: kube-proxy's rules send what goes to them on to endpoints (`namespace.Services`)."""
 
 KUBERNETES_SERVICE = "10.96.0.1"
-"""ClusterIP of `kubernetes.default`. It is local too, and the API server listens on the Service's own port, so a
-pod's in-cluster configuration works without kube-proxy."""
+"""ClusterIP of `kubernetes.default`. Without kube-proxy it is a local address, on which the API server listens at the
+Service's own port, so that a pod's in-cluster configuration works all the same."""
+
+DNS_SERVICE = "10.96.0.10"
+"""ClusterIP of `kube-system/kube-dns`."""
+
 
 API_ADDRESS = "10.240.0.1"
+"""The control plane's node address, and the source address of everything that goes to a ClusterIP."""
+
 API_PORT = 443
+
+DNS_ADDRESS = "10.240.0.2"
+"""Where CoreDNS listens: an address of its own, so that its ports are in nobody's way."""
+
+DNS_PORT = 53
+DNS_HEALTH_PORT, DNS_READY_PORT = 8080, 8181
 
 ETCD_CLIENT = "127.0.0.1:2379"
 ETCD_PEER = "127.0.0.1:2380"
 ETCD_HEALTH_PORT = 2381
 CONTROLLER_MANAGER_PORT = 10257
 SCHEDULER_PORT = 10259
+PROXY_HEALTH_PORT, PROXY_METRICS_PORT = 10256, 10249
 
 HOST = "127.0.0.1"
 """Where the forwarder listens, outside and inside the namespace."""

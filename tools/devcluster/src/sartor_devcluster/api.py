@@ -10,16 +10,19 @@ import io
 import json
 import socket
 import ssl
-from collections.abc import Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from sartor_devcluster.components import Probe
 
 PROBE_SECONDS = 2.0
 REQUEST_SECONDS = 10.0
+EVENT_BYTES = 4 << 20
+"""More than an object may have in the store."""
+
 FIELD_MANAGER = "sartor-devcluster"
 
 
@@ -68,10 +71,18 @@ class Place(Protocol):
     def port(self) -> int: ...
 
 
-def _request(method: str, path: str, place: Place, body: bytes = b"", kind: str = "application/json") -> bytes:
+def _request(
+    method: str,
+    path: str,
+    place: Place,
+    body: bytes = b"",
+    kind: str = "application/json",
+    *,
+    version: Literal["1.0", "1.1"] = "1.1",
+) -> bytes:
     """One HTTP request, after whose answer the server closes."""
     lines = [
-        f"{method} {path} HTTP/1.1",
+        f"{method} {path} HTTP/{version}",
         f"Host: {place.address}:{place.port}",
         "Connection: close",
         "Accept: application/json",
@@ -138,6 +149,32 @@ class AsyncApi:
         """Server-side apply: creates or corrects the object. Idempotent, so it may be repeated after any failure."""
         query = f"fieldManager={FIELD_MANAGER}&force=true"
         return await self.call("PATCH", f"{path}?{query}", manifest, kind="application/apply-patch+yaml")
+
+    async def events(self, path: str, silence: float) -> AsyncGenerator[dict[str, Any]]:
+        """The events of a watch, until the server ends it; `silence` seconds without a word end it as an `OSError`.
+
+        Raises `ApiError` where the server refuses. As HTTP/1.0, whose answers come without a framing of their own.
+        """
+        reader, writer = await asyncio.wait_for(
+            asyncio.open_connection(self.address, self.port, ssl=self.context, limit=EVENT_BYTES), REQUEST_SECONDS
+        )
+        try:
+            writer.write(_request("GET", path, self, version="1.0"))
+            try:
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+            except asyncio.IncompleteReadError as error:
+                raise OSError("the API server broke off") from error
+            status = int(head.split(maxsplit=2)[1])
+            if status >= http.HTTPStatus.BAD_REQUEST:
+                raise ApiError(status, (await reader.read(2000)).decode(errors="replace"))
+            while line := await asyncio.wait_for(reader.readline(), silence):
+                try:
+                    event = cast(dict[str, Any], json.loads(line))
+                except ValueError as error:
+                    raise OSError(f"the API server broke off: {error!r}") from error
+                yield event
+        finally:
+            writer.close()
 
 
 def _content(answer: http.client.HTTPResponse) -> dict[str, Any]:

@@ -1,20 +1,24 @@
 """The objects that a new cluster needs before node agents can join it, as kubeadm makes them, and what tells it is usable.
 
 Node agents join by TLS bootstrap: a bootstrap token may ask for a client certificate, which the controller manager approves
-by itself; a serving certificate is approved by our own approver, so that `kubectl logs` reaches the agent.
+by itself; a serving certificate is approved by our own approver, so that `kubectl logs` reaches the agent. kube-proxy's
+rights come with every cluster (`system:node-proxier`); the DNS server's do not.
 """
 
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from sartor_devcluster.api import ApiError, AsyncApi
-from sartor_devcluster.pki import APPROVER_USER, KUBELET_CLIENT
+from sartor_devcluster import addresses as at
+from sartor_devcluster.api import FIELD_MANAGER, ApiError, AsyncApi
+from sartor_devcluster.pki import APPROVER_USER, DNS_USER, KUBELET_CLIENT
 
 _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 _SIGNER = "kubernetes.io/kubelet-serving"
 _CSR = "certificatesigningrequests"
 _BOOTSTRAPPERS = "system:bootstrappers:sartor"
+_WATCH = ["list", "watch"]
+_DNS_PORTS = (("dns", "UDP"), ("dns-tcp", "TCP"))
 
 
 def new_token(draw: Any = secrets.token_hex) -> str:
@@ -23,7 +27,7 @@ def new_token(draw: Any = secrets.token_hex) -> str:
 
 
 def objects(token: str) -> list[tuple[str, dict[str, Any]]]:
-    """Path and manifest of each object."""
+    """Path and manifest of each object that every cluster has."""
     identifier, secret = token.split(".")
     return [
         _cluster_role(
@@ -73,9 +77,54 @@ def objects(token: str) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-async def apply(api: AsyncApi, token: str) -> None:
+def dns_objects() -> list[tuple[str, dict[str, Any]]]:
+    """Path and manifest of what the DNS server needs: its rights, and the Service by which pods know it.
+
+    The Service has no selector, as the server is no pod; its one endpoint is written here.
+    """
+    labels = {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"}
+    place = {"name": "kube-dns", "namespace": "kube-system"}
+    ports = [{"name": name, "port": at.DNS_PORT, "protocol": protocol} for name, protocol in _DNS_PORTS]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {**place, "labels": labels},
+        "spec": {
+            "clusterIP": at.DNS_SERVICE,
+            "ports": [{**port, "targetPort": at.DNS_PORT} for port in ports],
+        },
+    }
+    endpoints = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            **place,
+            "labels": {
+                "kubernetes.io/service-name": "kube-dns",
+                "endpointslice.kubernetes.io/managed-by": FIELD_MANAGER,
+            },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [at.DNS_ADDRESS], "conditions": {"ready": True}}],
+        "ports": ports,
+    }
+    return [
+        _cluster_role(
+            DNS_USER,
+            [
+                {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": _WATCH},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _WATCH},
+            ],
+        ),
+        _binding(DNS_USER, DNS_USER, _user(DNS_USER)),
+        ("/api/v1/namespaces/kube-system/services/kube-dns", service),
+        ("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns", endpoints),
+    ]
+
+
+async def apply(api: AsyncApi, token: str, *, dns: bool) -> None:
     """Create or correct every object. Raises `ApiError` or `OSError` when the API server is not there yet: try again."""
-    for path, manifest in objects(token):
+    for path, manifest in [*objects(token), *(dns_objects() if dns else [])]:
         await api.apply(path, manifest)
 
 

@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 
 from sartor_devcluster import components
-from sartor_devcluster.binaries import Source, find_binaries
-from sartor_devcluster.cluster import DevCluster, Status, clusters
+from sartor_devcluster.binaries import Source, find_addons, find_binaries
+from sartor_devcluster.cluster import DevCluster, clusters
 from sartor_devcluster.errors import DevclusterError
+from sartor_devcluster.health import Status, without
 from sartor_devcluster.layout import Layout, state_root
 from sartor_devcluster.lifecycle import remove
 
@@ -47,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"an argument for a component ({', '.join(components.NAMES)}); repeatable",
     )
     up.add_argument("--user-namespace", action="store_true", help="use a user namespace even as root")
+    optional = tuple(components.CONSEQUENCES)
+    for flag, text in (("--require", "fail where this machine cannot have it"), ("--without", "leave it out")):
+        help = f"{text} ({', '.join(optional)}); repeatable"
+        up.add_argument(flag, action="append", default=[], choices=optional, metavar="COMPONENT", help=help)
     down = command("down", _down, "end a cluster and remove its folder")
     down.add_argument("--keep", action="store_true", help="keep its data and logs; `up` goes on with them")
     status = command("status", _status, "how a cluster is")
@@ -94,7 +99,8 @@ def status_lines(status: Status) -> list[str]:
     for component in status.components:
         ended = f", restarted {component.restarts} times" if component.restarts else ""
         health = "well" if component.well else "not well" if component.phase == "running" else component.phase
-        lines.append(f"  {component.name:25} {component.pid or '-':>8}  {health}{ended}")
+        reason = f": {component.reason}" if component.reason else ""
+        lines.append(f"  {component.name:25} {component.pid or '-':>8}  {health}{ended}{reason}")
     return lines
 
 
@@ -116,6 +122,8 @@ def _up(options: argparse.Namespace) -> None:
         options.name,
         extra_arguments=extra_arguments(options.arg),
         user_namespace=options.user_namespace,
+        require=options.require,
+        without=options.without,
         say=_say,
     )
     _print(f"export KUBECONFIG={cluster.kubeconfig}")
@@ -191,7 +199,11 @@ def _enter(cluster: DevCluster, command: Sequence[str]) -> None:
 
 def _binaries(options: argparse.Namespace) -> None:
     sources = [Source(name) for name in options.sources] if options.sources else tuple(Source)
-    _print(str(find_binaries(sources=sources, say=_say)["kube-apiserver"].parent))
+    found = find_binaries(sources=sources, say=_say)
+    addons = find_addons(found, sources=sources, say=_say)
+    for name, reason in addons.absent.items():
+        _say(without(name, reason))
+    _print(str(found["kube-apiserver"].parent))
 
 
 if __name__ == "__main__":

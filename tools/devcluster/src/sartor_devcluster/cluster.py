@@ -8,16 +8,17 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from sartor_devcluster import addresses as at
 from sartor_devcluster import bootstrap, components, control, kubeconfig, namespace
-from sartor_devcluster.binaries import Binaries, find_binaries
+from sartor_devcluster.binaries import Binaries, find_addons, find_binaries
 from sartor_devcluster.errors import DevclusterError, NotRunningError, StartError
+from sartor_devcluster.health import Status, absences, component_healths, unwell
+from sartor_devcluster.health import without as sentence
 from sartor_devcluster.layout import Layout, state_root
 from sartor_devcluster.lifecycle import STATUS_SECONDS, alive, end, launch, locked, remove
 from sartor_devcluster.pki import Pki
@@ -63,7 +64,7 @@ class Cluster:
         With `check`, a failure is a `DevclusterError` that holds what kubectl said.
         """
         done = subprocess.run(
-            [str(self.kubectl_path), *self._kubectl_options(), *arguments],
+            self.kubectl_command(*arguments),
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
@@ -75,35 +76,16 @@ class Cluster:
             raise DevclusterError(f"kubectl {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()}")
         return done
 
+    def kubectl_command(self, *arguments: str) -> list[str]:
+        """The arguments that run kubectl as an administrator, for who wants its output as it comes."""
+        return [str(self.kubectl_path), *self._kubectl_options(), *arguments]
+
     def _kubectl_options(self) -> list[str]:
         return [f"--kubeconfig={self.kubeconfig}"]
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The arguments that run `command` where the cluster's addresses are. For an attached cluster: right here."""
         return list(command)
-
-
-@dataclass(frozen=True)
-class ComponentHealth:
-    name: str
-    phase: str
-    """`running`, `waiting` (for its next start) or `stopped` (on request)."""
-    pid: int | None
-    restarts: int
-    exit_code: int | None
-    well: bool
-
-
-@dataclass(frozen=True)
-class Status:
-    name: str
-    running: bool
-    ready: bool
-    version: str
-    source: str
-    port: int | None
-    supervisor_pid: int | None
-    components: tuple[ComponentHealth, ...]
 
 
 class DevCluster(Cluster):
@@ -125,6 +107,8 @@ class DevCluster(Cluster):
         binaries: Binaries | None = None,
         extra_arguments: Mapping[str, Sequence[str]] | None = None,
         user_namespace: bool = False,
+        require: Sequence[str] = (),
+        without: Sequence[str] = (),
         ready_seconds: float = READY_SECONDS,
         say: Say = lambda _: None,
     ) -> "DevCluster":
@@ -132,45 +116,58 @@ class DevCluster(Cluster):
 
         `root` holds the clusters' folders (default: `state_root()`). With `lifeline` the cluster ends with this process,
         however that ends. `extra_arguments` are appended to a component's own. A cluster that was killed, or ended with
-        `down(keep=True)`, goes on with its data. Raises `StartError`, `BinariesError`, `IsolationError`.
+        `down(keep=True)`, goes on with its data.
+
+        Of kube-proxy and coredns it does without what is named by `without` and what this machine cannot have, which
+        `say` is told in a sentence; for one in `require` that is a `StartError`. Raises `StartError`, `BinariesError`,
+        `IsolationError`.
         """
         layout = Layout.of(name, root or state_root())
         namespace.require_tools()
         extra = {component: tuple(arguments) for component, arguments in (extra_arguments or {}).items()}
-        if unknown := sorted(extra.keys() - set(components.NAMES)):
-            raise StartError(f"no component {', '.join(unknown)}; there are {', '.join(components.NAMES)}")
+        _known(extra, components.NAMES)
+        _known({*require, *without}, tuple(components.CONSEQUENCES))
         with locked(layout):
             if alive(layout):
-                wanted = Settings({}, "", "", extra, user_namespace)
+                wanted = Settings({}, "", "", extra, user_namespace, without=tuple(without))
                 if not read_settings(layout.settings).same_cluster(wanted):
                     raise StartError(
                         f"cluster {name} is running with other settings; `sartor-devcluster down --name {name}` first"
                     )
                 cluster = cls(layout)
-                cluster._await_ready(ready_seconds)
+                answer = cluster._await_ready(ready_seconds)
+                _require(require, absences(answer))
                 return cluster
             found = binaries or find_binaries(say=say)
+            addons = find_addons(found, without=without, say=say)
+            _require(require, addons.absent)
             layout.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.folder.chmod(0o700)
             settings = Settings(
-                {component: str(path.absolute()) for component, path in found.paths.items()},
+                {name: str(path.absolute()) for name, path in {**found.paths, **addons.paths}.items()},
                 found.version,
                 found.source,
                 extra,
                 user_namespace,
                 _token_before(layout) or bootstrap.new_token(),
+                tuple(without),
+                addons.absent,
             )
             write_settings(layout.settings, settings)
             begun = time.monotonic()
             process = launch(layout, lifeline=lifeline)
             cluster = cls(layout)
             try:
-                cluster._await_ready(ready_seconds, process)
+                lacking = absences(cluster._await_ready(ready_seconds, process))
+                _require(require, lacking)
             except BaseException:
                 end(layout)
                 if process.poll() is None:  # not even far enough to answer
                     process.kill()
                 raise
+            for component, reason in lacking.items():
+                if component not in without:
+                    say(sentence(component, reason))
             say(f"cluster {name} is ready after {time.monotonic() - begun:.1f} s")
             return cluster
 
@@ -201,6 +198,16 @@ class DevCluster(Cluster):
         """What a node agent joins with (TLS bootstrap)."""
         return self.layout.bootstrap_kubeconfig
 
+    def cluster_dns(self) -> tuple[str, ...]:
+        """What a node agent gives its pods as DNS servers: the Service where it can be reached, else the server itself.
+
+        Empty where the cluster has none. Asked now.
+        """
+        status = self.status()
+        if not status.running or status.absent(components.COREDNS) is not None:
+            return ()
+        return (at.DNS_ADDRESS,) if status.absent(components.KUBE_PROXY) is not None else (at.DNS_SERVICE,)
+
     def status(self) -> Status:
         """Asked now. A cluster that is not running has a status too."""
         settings = read_settings(self.layout.settings)
@@ -217,7 +224,7 @@ class DevCluster(Cluster):
             settings.source,
             state.port if state is not None else None,
             state.supervisor.pid if state is not None else None,
-            tuple(ComponentHealth(**component) for component in answer["components"]),
+            component_healths(answer),
         )
 
     def down(self, *, keep: bool = False) -> None:
@@ -304,9 +311,10 @@ class DevCluster(Cluster):
             )
         return state
 
-    def _await_ready(self, seconds: float, process: subprocess.Popen[bytes] | None = None) -> None:
+    def _await_ready(self, seconds: float, process: subprocess.Popen[bytes] | None = None) -> dict[str, Any]:
+        """The answer that said so."""
         deadline = time.monotonic() + seconds
-        unwell = "the supervisor does not answer"
+        lacking = "the supervisor does not answer"
         while True:
             try:
                 answer = control.ask(self.layout.control, "status", seconds=STATUS_SECONDS)
@@ -317,10 +325,10 @@ class DevCluster(Cluster):
                     ) from None
             else:
                 if answer["ready"]:
-                    return
-                unwell = _describe_unwell(answer)
+                    return answer
+                lacking = unwell(answer)
             if time.monotonic() > deadline:
-                raise StartError(f"cluster {self.name} was not ready after {seconds:.0f} s: {unwell}\n{self._tails()}")
+                raise StartError(f"cluster {self.name} was not ready after {seconds:.0f} s: {lacking}\n{self._tails()}")
             time.sleep(POLL_SECONDS)
 
     def _tail(self, component: str, lines: int = 5) -> str:
@@ -355,11 +363,16 @@ def _token_before(layout: Layout) -> str:
         return ""
 
 
-def _describe_unwell(answer: Mapping[str, Any]) -> str:
-    unwell = [f"{c['name']} is {c['phase']}" + ("" if c["phase"] != "running" else ", not well")
-              for c in answer["components"] if not c["well"]]  # fmt: skip
-    return "; ".join(unwell) or "its first objects are not there yet"
-
-
 def _file_name(user: str) -> str:
     return "".join(c if c.isalnum() or c in "-." else "-" for c in user)
+
+
+def _known(given: Iterable[str], names: Sequence[str]) -> None:
+    if unknown := sorted(set(given) - set(names)):
+        raise StartError(f"no component {', '.join(unknown)}; there are {', '.join(names)}")
+
+
+def _require(wanted: Iterable[str], absent: Mapping[str, str]) -> None:
+    for component in wanted:
+        if component in absent:
+            raise StartError(f"{component} is required, but {absent[component]}")

@@ -14,9 +14,16 @@ from sartor_devcluster.pki import Pki
 
 ETCD, API_SERVER = "etcd", "kube-apiserver"
 CONTROLLER_MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
+KUBE_PROXY, COREDNS = "kube-proxy", "coredns"
 APPROVER = "kubelet-serving-approver"
 
-NAMES = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, APPROVER)
+NAMES = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, KUBE_PROXY, COREDNS, APPROVER)
+
+CONSEQUENCES = {
+    KUBE_PROXY: "addresses of Services lead nowhere",
+    COREDNS: "names of Services are not resolved",
+}
+"""The components that a cluster comes up without where it must, and what follows then."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +44,8 @@ class ComponentSpec:
 
     name: str
     command: tuple[str, ...]
-    probe: Probe | None
-    """None: well while it runs."""
+    probes: tuple[Probe, ...] = ()
+    """All must be answered; none: well while it runs."""
     after: str | None = None
     """The component that must be well before this one starts: it would not find what it needs, and end."""
 
@@ -46,26 +53,47 @@ class ComponentSpec:
 def component_specs(
     layout: Layout, binaries: Mapping[str, str], extra: Mapping[str, tuple[str, ...]]
 ) -> tuple[ComponentSpec, ...]:
-    """All components in the order of their start; `extra` arguments come last, so that they win."""
+    """All components in the order of their start; `extra` arguments come last, so that they win.
+
+    Of `CONSEQUENCES` those for which there is a program.
+    """
     pki = Pki(layout.pki)
+    authority = str(pki.certificate("ca"))
     arguments = {
         ETCD: _etcd(layout, pki),
         API_SERVER: _api_server(layout, pki),
         CONTROLLER_MANAGER: _controller_manager(layout, pki),
         SCHEDULER: _scheduler(layout),
+        KUBE_PROXY: _kube_proxy(layout),
     }
     probes = {
-        ETCD: Probe("http", at.HOST, at.ETCD_HEALTH_PORT, "/health"),
-        API_SERVER: Probe("https", at.API_ADDRESS, at.API_PORT, "/readyz", str(pki.certificate("ca"))),
-        CONTROLLER_MANAGER: Probe("https", at.HOST, at.CONTROLLER_MANAGER_PORT, "/healthz"),
-        SCHEDULER: Probe("https", at.HOST, at.SCHEDULER_PORT, "/readyz"),
+        ETCD: (Probe("http", at.HOST, at.ETCD_HEALTH_PORT, "/health"),),
+        API_SERVER: (Probe("https", at.API_ADDRESS, at.API_PORT, "/readyz", authority),),
+        CONTROLLER_MANAGER: (Probe("https", at.HOST, at.CONTROLLER_MANAGER_PORT, "/healthz"),),
+        SCHEDULER: (Probe("https", at.HOST, at.SCHEDULER_PORT, "/readyz"),),
+        # Its own word says only that it is not late; that it has written its rules is seen by going through them.
+        KUBE_PROXY: (
+            Probe("http", at.HOST, at.PROXY_HEALTH_PORT, "/livez"),
+            Probe("https", at.KUBERNETES_SERVICE, at.API_PORT, "/readyz", authority),
+        ),
     }
-    servers = tuple(
-        ComponentSpec(name, (binaries[name], *flags(arguments[name]), *extra.get(name, ())), probes[name], after)
-        for name, after in ((ETCD, None), (API_SERVER, None), (CONTROLLER_MANAGER, API_SERVER), (SCHEDULER, API_SERVER))
-    )
+    after = {ETCD: None, API_SERVER: None}
+    specs = [
+        ComponentSpec(
+            name,
+            (binaries[name], *flags(arguments[name]), *extra.get(name, ())),
+            probes[name],
+            after.get(name, API_SERVER),
+        )
+        for name in arguments
+        if name not in CONSEQUENCES or name in binaries
+    ]
+    if COREDNS in binaries:
+        command = (binaries[COREDNS], "-conf", str(layout.corefile), *extra.get(COREDNS, ()))
+        ready = Probe("http", at.DNS_ADDRESS, at.DNS_READY_PORT, "/ready")
+        specs.append(ComponentSpec(COREDNS, command, (ready,), API_SERVER))
     approver = (sys.executable, "-m", "sartor_devcluster.approver", str(layout.folder), *extra.get(APPROVER, ()))
-    return (*servers, ComponentSpec(APPROVER, approver, None, API_SERVER))
+    return (*specs, ComponentSpec(APPROVER, approver, (), API_SERVER))
 
 
 def flags(values: Mapping[str, object]) -> list[str]:
@@ -129,7 +157,7 @@ def _api_server(layout: Layout, pki: Pki) -> dict[str, object]:
         "requestheader-username-headers": "X-Remote-User",
         "proxy-client-cert-file": pki.certificate("front-proxy-client"),
         "proxy-client-key-file": pki.key("front-proxy-client"),
-        # There is no kube-proxy: aggregated API servers and webhooks behind Services are reached by their endpoints.
+        # Aggregated API servers behind Services are reached by their endpoints, so that they are without kube-proxy too.
         "enable-aggregator-routing": True,
         # Told to end, it would else wait for watches that no client means to end, up to a minute.
         "shutdown-watch-termination-grace-period": "1s",
@@ -176,6 +204,53 @@ def _scheduler(layout: Layout) -> dict[str, object]:
         "secure-port": at.SCHEDULER_PORT,
         "leader-elect": False,
     }
+
+
+def _kube_proxy(layout: Layout) -> dict[str, object]:
+    """Without the name of its Node, which is known only when it starts (`proxy_node`)."""
+    return {
+        "kubeconfig": layout.component_kubeconfig(KUBE_PROXY),
+        "proxy-mode": "nftables",
+        "bind-address": at.API_ADDRESS,
+        "cluster-cidr": at.PODS,
+        # Nodes' addresses are routed to `lo` and not set on it, where kube-proxy would look for the node's own one.
+        "nodeport-addresses": "0.0.0.0/0",
+        "healthz-bind-address": f"{at.HOST}:{at.PROXY_HEALTH_PORT}",
+        "metrics-bind-address": f"{at.HOST}:{at.PROXY_METRICS_PORT}",
+        # Connection tracking is the machine's: its limits are not ours to change, and in a namespace may not be changed.
+        "conntrack-max-per-core": 0,
+        "conntrack-tcp-timeout-established": "0s",
+        "conntrack-tcp-timeout-close-wait": "0s",
+        "oom-score-adj": 0,
+    }
+
+
+def corefile(layout: Layout) -> str:
+    """CoreDNS' configuration: the cluster's names, and NXDOMAIN for all others, as nothing outside can be reached.
+
+    There is no cache: every answer comes from memory, and one that is kept would be older than what it says.
+    """
+    own = layout.component_kubeconfig(COREDNS)
+    return f"""\
+{at.CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
+    bind {at.DNS_ADDRESS}
+    errors
+    health {at.DNS_ADDRESS}:{at.DNS_HEALTH_PORT}
+    ready {at.DNS_ADDRESS}:{at.DNS_READY_PORT}
+    kubernetes {at.CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
+        kubeconfig "{own}"
+        pods insecure
+    }}
+    loadbalance
+}}
+. {{
+    bind {at.DNS_ADDRESS}
+    errors
+    template ANY ANY . {{
+        rcode NXDOMAIN
+    }}
+}}
+"""
 
 
 AUDIT_POLICY = """\

@@ -21,3 +21,9 @@ def scrubbed(environment: Mapping[str, str], *, home: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([*given, ours])),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def with_folder(path: str, folder: Path) -> str:
+    """A PATH on which the programs of `folder` are found too, after all others."""
+    entries = [entry for entry in path.split(os.pathsep) if entry]
+    return os.pathsep.join(entries if str(folder) in entries else [*entries, str(folder)])

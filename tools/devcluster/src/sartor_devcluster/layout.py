@@ -86,6 +86,11 @@ class Layout:
         return self.pki / f"{component}.kubeconfig"
 
     @property
+    def corefile(self) -> Path:
+        """CoreDNS' configuration."""
+        return self.folder / "Corefile"
+
+    @property
     def settings(self) -> Path:
         """What the cluster was asked to be; written by `up`, read by the supervisor."""
         return self.folder / "settings.json"

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 
 from sartor_devcluster import addresses as at
@@ -27,6 +28,7 @@ from sartor_devcluster.errors import IsolationError
 
 _NEWUSER, _NEWPID, _NEWNET = 0x10000000, 0x20000000, 0x40000000
 _PR_SET_PDEATHSIG = 1
+NFT_SECONDS = 10.0
 
 NEEDED_TOOLS = {"ip": "iproute2", "nsenter": "util-linux"}
 """Programs that are run, with the package that has them."""
@@ -105,16 +107,73 @@ def _be_init(reading: int) -> None:
 
 def configure_loopback() -> None:
     """Give `lo` the cluster's addresses. Raises `IsolationError` with what `ip` said."""
-    commands = (
+    _ip(
         "link set lo up",
         f"address add {at.API_ADDRESS}/32 dev lo",
         f"route add local {at.NODES} dev lo",
         f"route add local {at.PODS} dev lo",
-        f"route add local {at.KUBERNETES_SERVICE}/32 dev lo",
     )
+
+
+class Services(StrEnum):
+    """How far ClusterIPs lead."""
+
+    UNPROXIED = "unproxied"
+    """The API server's alone leads somewhere: it is a local address, at which the API server listens."""
+    STARTING = "starting"
+    """kube-proxy has not written its rules yet: what goes to a ClusterIP is dropped, and sent again a second later."""
+    PROXIED = "proxied"
+    """kube-proxy's rules take everything. The addresses are local, or its refusals would not come back to who asked."""
+
+
+def route_services(services: Services) -> None:
+    """Route ClusterIPs. To be called again when that changes. Raises `IsolationError` with what `ip` said.
+
+    A local address without rules would be answered by whoever listens on 0.0.0.0, so these wait for the rules.
+    """
+    match services:
+        case Services.UNPROXIED:
+            _ip(f"route replace local {at.KUBERNETES_SERVICE}/32 dev lo")
+        case Services.STARTING:
+            _ip(f"route replace {at.SERVICES} dev lo src {at.API_ADDRESS}")
+        case Services.PROXIED:
+            _ip(f"route replace local {at.SERVICES} dev lo src {at.API_ADDRESS}")
+
+
+def _ip(*commands: str) -> None:
     done = subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise IsolationError(f"cannot set up the namespace's loopback: {done.stderr.strip()}")
+
+
+TRIAL = """\
+table ip sartor-trial {
+  map services { type ipv4_addr . inet_proto . inet_service : verdict; }
+  chain refuse { reject; }
+  chain output { type nat hook output priority -100; ip daddr . meta l4proto . th dport vmap @services; }
+  chain input { type filter hook input priority 0; fib daddr type local ct state new jump refuse; }
+  chain postrouting { type nat hook postrouting priority 100; ct status dnat masquerade fully-random; }
+}
+delete table ip sartor-trial
+"""
+"""One of each kind that kube-proxy's rules are made of; it is made and removed in one transaction."""
+
+
+def proxy_refusal(nft: str) -> str | None:
+    """Why kube-proxy cannot work in this network namespace, as a sentence; None if its kind of rules is accepted here."""
+    try:
+        done = subprocess.run(
+            [nft, "-f", "-"], input=TRIAL, capture_output=True, text=True, timeout=NFT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nft cannot be run: {error}"
+    if done.returncode == 0:
+        return None
+    said = (done.stderr.strip().splitlines() or ["no reason given"])[0].removeprefix("/dev/stdin:")
+    return (
+        f"this kernel takes no rules from nft ({said}); load its modules as root (modprobe nf_tables nft_chain_nat "
+        "nft_fib_ipv4 nft_reject_ipv4 nft_masq nf_conntrack)"
+    )
 
 
 def enter_command(pid: int, command: Sequence[str], *, user_namespace: bool) -> list[str]:

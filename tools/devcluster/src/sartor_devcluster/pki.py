@@ -29,11 +29,14 @@ KUBELET_CLIENT = "kube-apiserver-kubelet-client"
 """Who the API server is towards node agents (logs, exec)."""
 
 APPROVER_USER = "system:sartor:kubelet-serving-approver"
+DNS_USER = "system:sartor:coredns"
 
 CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "admin": ADMIN,
     "kube-controller-manager": ("system:kube-controller-manager", ()),
     "kube-scheduler": ("system:kube-scheduler", ()),
+    "kube-proxy": ("system:kube-proxy", ()),
+    "coredns": (DNS_USER, ()),
     "kubelet-serving-approver": (APPROVER_USER, ()),
     "apiserver-kubelet-client": (KUBELET_CLIENT, ()),
 }
@@ -129,8 +132,12 @@ class Pki:
         return self.folder / "service-accounts.pub"
 
     def make(self, now: datetime) -> None:
-        """Write every key and certificate unless a whole set is there. The folder is its owner's only."""
+        """Write every key and certificate that is not there, whole sets first. The folder is its owner's only."""
         if self.service_account_public.exists():
+            # A cluster that was made before a client of today existed, and goes on with its data.
+            for name, (user, groups) in CLIENTS.items():
+                if not self.certificate(name).exists():
+                    self._write(name, self.authority().issue(user, groups, now))
             return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority, front, etcd = (Authority.make(name, now) for name in ("kubernetes", "front-proxy", "etcd"))

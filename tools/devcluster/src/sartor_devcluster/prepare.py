@@ -1,4 +1,5 @@
-"""What a cluster's components read when they start: certificates, kubeconfigs, the audit policy. Idempotent."""
+"""What a cluster's components read when they start: certificates, kubeconfigs, the audit policy, the DNS server's
+configuration. Idempotent."""
 
 from datetime import datetime
 
@@ -16,6 +17,7 @@ def prepare(layout: Layout, *, port: int, bootstrap_token: str, now: datetime) -
     pki = Pki(layout.pki)
     pki.make(now)
     layout.audit_policy.write_text(components.AUDIT_POLICY, encoding="utf-8")
+    layout.corefile.write_text(components.corefile(layout), encoding="utf-8")
     inside, outside = f"https://{at.API_ADDRESS}:{at.API_PORT}", f"https://{at.HOST}:{port}"
     authority = pki.certificate("ca").read_bytes()
 
@@ -24,7 +26,12 @@ def prepare(layout: Layout, *, port: int, bootstrap_token: str, now: datetime) -
             cluster=context_name(layout), server=server, authority=authority, user=user, credentials=credentials
         )
 
-    for component in (components.CONTROLLER_MANAGER, components.SCHEDULER):
+    for component in (
+        components.CONTROLLER_MANAGER,
+        components.SCHEDULER,
+        components.KUBE_PROXY,
+        components.COREDNS,
+    ):
         user, _ = CLIENTS[component]
         kubeconfig.write(layout.component_kubeconfig(component), config(inside, user, pki.identity(component)))
     admin = pki.identity("admin")

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +41,7 @@ class ComponentStatus:
 
 class Component:
     """Lives in the supervisor's event loop. `say` is called with sentences for the supervisor's log, `gate` returns when
-    the component may start."""
+    the component may start, with the arguments that are known only then; they come before all others."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Component:
         layout: Layout,
         environment: Mapping[str, str],
         say: Callable[[str], None],
-        gate: Callable[[], Awaitable[None]],
+        gate: Callable[[], Awaitable[Sequence[str]]],
     ) -> None:
         self.spec = spec
         self._layout = layout
@@ -61,6 +61,7 @@ class Component:
         self._unwanted = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
+        self._renewing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts = 0
         self._exit_code: int | None = None
@@ -70,13 +71,14 @@ class Component:
         delay = 0.0
         while True:
             await self._wanted.wait()
-            await self._gate()
+            arguments = await self._gate()
             if not self._wanted.is_set():
                 continue
             begun = time.monotonic()
-            self._start()
+            self._start(arguments)
             self._exit_code = await self._wait()
-            if not self._wanted.is_set():
+            renewed, self._renewing = self._renewing, False
+            if not self._wanted.is_set() or renewed:
                 delay = 0.0
                 continue
             self._restarts += 1
@@ -88,11 +90,12 @@ class Component:
             except TimeoutError:
                 continue
 
-    def _start(self) -> None:
+    def _start(self, arguments: Sequence[str]) -> None:
         self._layout.logs.mkdir(parents=True, exist_ok=True)
+        program, *rest = self.spec.command
         with self._layout.log(self.spec.name).open("ab") as log:
             self._process = subprocess.Popen(
-                self.spec.command,
+                [program, *arguments, *rest],
                 cwd=self._layout.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -109,6 +112,14 @@ class Component:
         self._process = None
         self._ended.set()
         return code
+
+    def renew(self) -> bool:
+        """End it, to be started at once with what its gate says then. False, and nothing happens, while it does not run."""
+        if self._process is None:
+            return False
+        self._renewing = True
+        self._process.send_signal(signal.SIGTERM)
+        return True
 
     async def stop(self, *, kill: bool) -> None:
         """End it and keep it ended. SIGKILL at once with `kill`, else after `GRACE_SECONDS`. Idempotent."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sartor_devcluster.errors import StateError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,18 @@ class Settings:
     user_namespace: bool = False
     """Use a user namespace even as root."""
     bootstrap_token: str = ""
+    without: tuple[str, ...] = ()
+    """Components that it is asked to do without."""
+    absent: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The reason of each component that it does without, as far as that was known before it started."""
 
     def same_cluster(self, other: "Settings") -> bool:
         """Whether a running cluster with `other` settings is what is asked for; its binaries may be older."""
-        return self.extra_arguments == other.extra_arguments and self.user_namespace == other.user_namespace
+        return (self.extra_arguments, self.user_namespace, sorted(self.without)) == (
+            other.extra_arguments,
+            other.user_namespace,
+            sorted(other.without),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,8 @@ def read_settings(path: Path) -> Settings:
             extra_arguments={name: tuple(arguments) for name, arguments in extra.items()},
             user_namespace=bool(content["user_namespace"]),
             bootstrap_token=str(content["bootstrap_token"]),
+            without=tuple(map(str, content["without"])),
+            absent={str(name): str(reason) for name, reason in content["absent"].items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -24,19 +24,24 @@ from typing import Any
 from sartor_devcluster import addresses as at
 from sartor_devcluster import bootstrap, control, namespace
 from sartor_devcluster.api import ApiError, AsyncApi, tls, well
-from sartor_devcluster.components import component_specs
-from sartor_devcluster.environment import scrubbed
+from sartor_devcluster.components import CONSEQUENCES, COREDNS, KUBE_PROXY, component_specs
+from sartor_devcluster.environment import scrubbed, with_folder
 from sartor_devcluster.errors import DevclusterError
 from sartor_devcluster.forward import forward
 from sartor_devcluster.layout import Layout
+from sartor_devcluster.namespace import Services
 from sartor_devcluster.pki import Pki
 from sartor_devcluster.prepare import prepare
-from sartor_devcluster.process import Component, exited
+from sartor_devcluster.process import Component, describe, exited
+from sartor_devcluster.proxy_node import ProxyNode
 from sartor_devcluster.state import ProcessId, Settings, State, read_settings, read_state, write_state
 
 BOOTSTRAP_RETRY_SECONDS = 0.1
 GATE_SECONDS = 0.05
 """Between two probes of a component that others wait for."""
+
+GIVE_UP_AFTER = 3
+"""Ends of a component, before it was well once, after which a cluster goes on without it if it can."""
 
 
 def say(words: str) -> None:
@@ -46,22 +51,28 @@ def say(words: str) -> None:
 
 
 class Supervisor:
-    """Runs the components of one cluster until `end` is called."""
+    """Runs the components of one cluster until `end` is called. `absent`: components that it is to do without, and why."""
 
-    def __init__(self, layout: Layout, settings: Settings, init_pid: int) -> None:
+    def __init__(self, layout: Layout, settings: Settings, init_pid: int, absent: Mapping[str, str]) -> None:
         self._layout = layout
         self._settings = settings
         self._init_pid = init_pid
+        self._absent = dict(absent)
         pki = Pki(layout.pki)
         context = tls(pki.certificate("ca"), pki.certificate("admin"), pki.key("admin"))
         self._api = AsyncApi(at.API_ADDRESS, at.API_PORT, context)
-        specs = component_specs(layout, settings.binaries, settings.extra_arguments)
+        binaries = {name: path for name, path in settings.binaries.items() if name not in absent}
+        specs = component_specs(layout, binaries, settings.extra_arguments)
         environment = scrubbed(os.environ, home=layout.folder)
-        self._probes = {spec.name: spec.probe for spec in specs}
+        if "nft" in binaries:  # kube-proxy looks for it on PATH
+            environment["PATH"] = with_folder(environment.get("PATH", ""), Path(binaries["nft"]).parent)
+        self._specs = {spec.name: spec for spec in specs}
         self._components = {
-            spec.name: Component(spec, layout, environment, say, partial(self._gate, spec.after)) for spec in specs
+            spec.name: Component(spec, layout, environment, say, partial(self._gate, spec.name)) for spec in specs
         }
-        self._bootstrapped = False
+        self._proxy_node = ProxyNode(self._api, partial(self._well, KUBE_PROXY), self._renew_proxy)
+        self._bootstrapped = asyncio.Event()
+        self._settled = {name for name in self._components if name not in CONSEQUENCES}
         self._reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._servers: list[asyncio.Server] = []
 
@@ -82,7 +93,10 @@ class Supervisor:
             self._task(self._serve(commands), "control socket"),
             self._task(self._bootstrap(), "bootstrap"),
             *(self._task(component.keep(), name) for name, component in self._components.items()),
+            *(self._task(self._first_time(name), name) for name in CONSEQUENCES if name in self._components),
         ]
+        if KUBE_PROXY in self._components:
+            tasks.append(self._task(self._proxy_node.keep(), "node of kube-proxy"))
         for listener in listeners:
             self._servers.append(await forward(listener, at.API_ADDRESS, at.API_PORT))
         say(f"ending: {await self._reason}")
@@ -110,15 +124,40 @@ class Supervisor:
         seen = ""
         while True:
             try:
-                await bootstrap.apply(self._api, self._settings.bootstrap_token)
+                await bootstrap.apply(self._api, self._settings.bootstrap_token, dns=COREDNS in self._components)
             except (ApiError, OSError) as error:
                 if str(error) != seen and isinstance(error, ApiError):
                     say(f"bootstrap objects, trying again: {error}")
                 seen = str(error)
                 await asyncio.sleep(BOOTSTRAP_RETRY_SECONDS)
                 continue
-            self._bootstrapped = True
+            self._bootstrapped.set()
             return
+
+    async def _first_time(self, name: str) -> None:
+        """Until this component is well for the first time, and counts; one that keeps ending before is given up."""
+        component = self._components[name]
+        while not await self._well(name):
+            status = component.status()
+            if status.restarts >= GIVE_UP_AFTER and status.exit_code is not None:
+                how = f"it ended {status.restarts} times at its start ({describe(status.exit_code)})"
+                await self._give_up(name, f"{how}: {_last_line(self._layout.log(name))}")
+                return
+            await asyncio.sleep(GATE_SECONDS)
+        if name == KUBE_PROXY:
+            namespace.route_services(Services.PROXIED)
+        self._settled.add(name)
+
+    async def _give_up(self, name: str, reason: str) -> None:
+        await self._components[name].stop(kill=True)
+        self._absent[name] = reason
+        say(f"going on without {name}: {reason}")
+        if name == KUBE_PROXY:
+            namespace.route_services(Services.UNPROXIED)
+
+    def _renew_proxy(self) -> None:
+        if self._components[KUBE_PROXY].renew():
+            say("kube-proxy is started again: its Node is another one now")
 
     async def _serve(self, commands: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -183,32 +222,53 @@ class Supervisor:
 
     def _component(self, request: dict[str, Any]) -> Component:
         name = str(request["component"])
+        if (reason := self._absent.get(name)) is not None:
+            raise DevclusterError(f"this cluster has no {name}: {reason}")
         if name not in self._components:
             raise DevclusterError(f"no component {name}; there are {', '.join(self._components)}")
         return self._components[name]
 
     async def _status(self) -> dict[str, Any]:
-        """Phase and health of each component, asked now. Ready: all are well and pods can be created."""
-        components = list(self._components.values())
-        health = await asyncio.gather(*(self._well(component) for component in components))
-        ready = all(health) and self._bootstrapped and await bootstrap.usable(self._api)
+        """Phase and health of each component, asked now. Ready: all are well and pods can be created.
+
+        What is absent is listed with its reason, and does not count.
+        """
+        names = [name for name in self._components if name not in self._absent]
+        answers = await asyncio.gather(*map(self._well, names))
+        health = [is_well and name in self._settled for name, is_well in zip(names, answers, strict=True)]
+        ready = all(health) and self._bootstrapped.is_set() and await bootstrap.usable(self._api)
         listed = [
-            {**asdict(component.status()), "well": is_well}
-            for component, is_well in zip(components, health, strict=True)
+            {**asdict(self._components[name].status()), "well": is_well, "reason": ""}
+            for name, is_well in zip(names, health, strict=True)
         ]
+        nothing = {"phase": "absent", "pid": None, "restarts": 0, "exit_code": None, "well": False}
+        listed += [{"name": name, **nothing, "reason": reason} for name, reason in self._absent.items()]
         return {"ready": ready, "components": listed}
 
-    async def _gate(self, after: str | None) -> None:
-        """Until the component that another one must not start before is well."""
-        probe = self._probes[after] if after is not None else None
-        while probe is not None and not await well(probe):
+    async def _gate(self, name: str) -> Sequence[str]:
+        """Until a component may start: the one that it must not start before is well, and what it reads is there. What
+        it is told only now."""
+        after = self._specs[name].after
+        while after is not None and not await self._answers(after):
             await asyncio.sleep(GATE_SECONDS)
+        if name == COREDNS:
+            await self._bootstrapped.wait()  # without its rights it would wait for seconds before it tries again
+        return await self._proxy_node.arguments() if name == KUBE_PROXY else ()
 
-    async def _well(self, component: Component) -> bool:
-        if component.status().phase != "running":
-            return False
-        probe = component.spec.probe
-        return probe is None or await well(probe)
+    async def _well(self, name: str) -> bool:
+        return self._components[name].status().phase == "running" and await self._answers(name)
+
+    async def _answers(self, name: str) -> bool:
+        return all(await asyncio.gather(*map(well, self._specs[name].probes)))
+
+
+def _last_line(log: Path) -> str:
+    """The last thing that a component said."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return "it said nothing"
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 async def _readable(sock: socket.socket) -> None:
@@ -256,6 +316,10 @@ def supervise(layout: Layout, lifeline: int | None) -> None:
     init_pid, pipe = namespace.start_init()
     try:
         namespace.configure_loopback()
+        absent = dict(settings.absent)
+        if KUBE_PROXY not in absent and (reason := namespace.proxy_refusal(settings.binaries["nft"])) is not None:
+            absent[KUBE_PROXY] = reason
+        namespace.route_services(Services.UNPROXIED if KUBE_PROXY in absent else Services.STARTING)
         prepare(layout, port=port, bootstrap_token=settings.bootstrap_token, now=datetime.now(UTC))
         init = ProcessId.of(init_pid)
         if own is None or init is None:
@@ -265,7 +329,7 @@ def supervise(layout: Layout, lifeline: int | None) -> None:
         say(f"Kubernetes {settings.version} ({settings.source}), 127.0.0.1:{port}, user namespace: {user_namespace}")
 
         async def main() -> None:
-            supervisor = Supervisor(layout, settings, init_pid)
+            supervisor = Supervisor(layout, settings, init_pid, absent)
             # The same port inside, so that one kubeconfig serves on both sides.
             await supervisor.run([outside, bind(port)], commands, lifeline)
 

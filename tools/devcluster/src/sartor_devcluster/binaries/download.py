@@ -5,6 +5,7 @@ the programs: they show that a transfer was whole, not who made it.
 """
 
 import hashlib
+import http.client
 import io
 import tarfile
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from sartor_devcluster.binaries.offer import COMPONENTS, ETCD, KUBERNETES, Binaries, Source, show
 from sartor_devcluster.binaries.store import architecture, making, require_space, stored
+from sartor_devcluster.components import KUBE_PROXY
 from sartor_devcluster.errors import BinariesError
 
 CONNECT_SECONDS = 5.0
@@ -52,19 +54,19 @@ def fetch(cache: Path, say: Callable[[str], None], origin: Origin | None = None)
     with making(place, say) as scratch:
         if scratch is not None:
             require_space(cache, NEEDED_BYTES, "a download of Kubernetes")
-            deadline = time.monotonic() + TOTAL_SECONDS
-            for name in COMPONENTS:
+            deadline = deadline_in(TOTAL_SECONDS)
+            for name in (*COMPONENTS, KUBE_PROXY):
                 if name != "etcd":
                     base = f"{origin.kubernetes}/v{show(KUBERNETES)}/bin/linux/{arch}/{name}"
-                    expected = first_word(_get(f"{base}.sha256", deadline).decode(), f"{base}.sha256")
+                    expected = first_word(get(f"{base}.sha256", deadline).decode(), f"{base}.sha256")
                     say(f"downloading {base}")
-                    _store(scratch / name, _checked(base, _get(base, deadline), expected))
+                    store(scratch / name, checked(base, get(base, deadline), expected))
             release = f"{origin.etcd}/v{show(ETCD)}"
             archive = f"etcd-v{show(ETCD)}-linux-{arch}.tar.gz"
-            sums = _get(f"{release}/SHA256SUMS", deadline).decode()
+            sums = get(f"{release}/SHA256SUMS", deadline).decode()
             say(f"downloading {release}/{archive}")
-            data = _checked(archive, _get(f"{release}/{archive}", deadline), sum_of(archive, sums))
-            _store(scratch / "etcd", member(data, f"{archive.removesuffix('.tar.gz')}/etcd"))
+            data = checked(archive, get(f"{release}/{archive}", deadline), sum_of(archive, sums))
+            store(scratch / "etcd", member(data, f"{archive.removesuffix('.tar.gz')}/etcd"))
     found = stored(place)
     if found is None:
         raise BinariesError(f"{place} is damaged; remove the folder and try again")
@@ -97,10 +99,11 @@ def member(archive: bytes, name: str) -> bytes:
                 raise KeyError(name)
             return found.read()
     except (tarfile.TarError, KeyError, OSError) as error:
-        raise BinariesError(f"the archive of etcd has no readable {name}: {error}") from error
+        raise BinariesError(f"the archive has no readable {name}: {error}") from error
 
 
-def _checked(what: str, data: bytes, expected: str) -> bytes:
+def checked(what: str, data: bytes, expected: str) -> bytes:
+    """The data, if it has the SHA-256 that its publisher says. Raises `BinariesError`."""
     if (seen := hashlib.sha256(data).hexdigest()) != expected:
         raise BinariesError(
             f"{what} has SHA-256 {seen[:16]}…, its publisher says {expected[:16]}…; not used, try again"
@@ -108,7 +111,13 @@ def _checked(what: str, data: bytes, expected: str) -> bytes:
     return data
 
 
-def _get(url: str, deadline: float) -> bytes:
+def deadline_in(seconds: float) -> float:
+    """For `get`."""
+    return time.monotonic() + seconds
+
+
+def get(url: str, deadline: float) -> bytes:
+    """What lies at the address. Raises `BinariesError` where nothing answers, or not all of it has come by `deadline`."""
     pieces: list[bytes] = []
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer:
@@ -116,12 +125,13 @@ def _get(url: str, deadline: float) -> bytes:
                 pieces.append(piece)
                 if time.monotonic() > deadline:
                     raise BinariesError(f"the download did not end within {TOTAL_SECONDS:.0f} s ({url})")
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise BinariesError(f"cannot download {url}: {reason}") from error
     return b"".join(pieces)
 
 
-def _store(path: Path, data: bytes) -> None:
+def store(path: Path, data: bytes) -> None:
+    """Write a program."""
     path.write_bytes(data)
     path.chmod(0o755)

@@ -101,7 +101,7 @@ def on_path(search: str) -> dict[str, Path]:
 
 
 def _present(source: Source, where: str, paths: Mapping[str, Path]) -> Binaries:
-    versions = {name: _version(name, path) for name, path in paths.items()} if len(paths) == len(COMPONENTS) else {}
+    versions = {name: version_of(name, path) for name, path in paths.items()} if len(paths) == len(COMPONENTS) else {}
     if (reason := refusal(where, paths, versions)) is not None:
         raise BinariesError(reason)
     version = versions["kube-apiserver"]
@@ -109,7 +109,8 @@ def _present(source: Source, where: str, paths: Mapping[str, Path]) -> Binaries:
     return Binaries(source, show(version), dict(paths))
 
 
-def _version(component: str, path: Path) -> Version | None:
+def version_of(component: str, path: Path) -> Version | None:
+    """What a program says that it is; None where it says nothing."""
     try:
         done = subprocess.run(
             version_command(component, path), capture_output=True, text=True, timeout=VERSION_SECONDS, check=False
