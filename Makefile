@@ -42,15 +42,14 @@ quickstart: setup  ## the same job without a cluster: write a stack, prove it, b
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
-test: setup  ## all tests, on real vLLM and on a Kubernetes of their own (the first time builds it with Go: minutes)
+test: setup  ## all tests, real vLLM included, but those of test-cluster and test-exhaustive
 	.venv/bin/sartor baseline setup
-	.venv/bin/sartor-devcluster binaries
-	$(PY) -m pytest -m "not exhaustive" $(ARGS)
+	$(PY) -m pytest -m "not cluster and not exhaustive" $(ARGS)
 
 test-fast: setup  ## the tests that need neither vLLM nor patience
 	$(PY) -m pytest -m "not vllm and not slow and not cluster and not exhaustive" $(ARGS)
 
-test-cluster: setup  ## only the tests on a Kubernetes of their own
+test-cluster: setup  ## the tests on a Kubernetes of their own (the first time builds it with Go: minutes)
 	.venv/bin/sartor-devcluster binaries
 	$(PY) -m pytest -m "cluster and not exhaustive" $(ARGS)
 

@@ -79,19 +79,31 @@ class Leadership:
         """Renews the lease; returns when it is lost."""
         while True:
             await asyncio.sleep(self._seconds / 3)
+            left = self._seconds * 2 / 3 - (self._clock() - self._renewed)
             try:
-                await self._take(self._held)
-            except (ConflictError, NotFoundError):
-                lease = await self._look_again()
-                if lease is None or lease.get("spec", {}).get("holderIdentity") != self._identity:
-                    LOG.error("the lease %s/%s is lost", self._namespace, self._name)
-                    return
-                self._held = lease
+                # A request that hangs must not keep the process past the time at which another one may lead.
+                async with asyncio.timeout(max(0.0, left)):
+                    if await self._taken_by_another():
+                        LOG.error("the lease %s/%s is lost", self._namespace, self._name)
+                        return
+            except TimeoutError:
+                LOG.warning("renewing the lease %s/%s got no answer", self._namespace, self._name)
             except ApiError as error:
                 LOG.warning("the lease could not be renewed: %s", error)
             if self._clock() - self._renewed > self._seconds * 2 / 3:
                 LOG.error("the lease could not be renewed for %.0f s", self._clock() - self._renewed)
                 return
+
+    async def _taken_by_another(self) -> bool:
+        """Renew it, or see that it is another's. Raises `ApiError`."""
+        try:
+            await self._take(self._held)
+        except (ConflictError, NotFoundError):
+            lease = await self._look_again()
+            if lease is None or lease.get("spec", {}).get("holderIdentity") != self._identity:
+                return True
+            self._held = lease
+        return False
 
     async def release(self) -> None:
         """Let the next one take it at once."""

@@ -61,6 +61,8 @@ class Reflector:
             except ExpiredError:
                 self._version = None
             except ApiError as error:
+                if clock() - begun > FIRST_WAIT:
+                    wait = FIRST_WAIT  # it worked before it broke
                 LOG.warning("watching %s: %s; again in %.1f s", self._kind.plural, error, wait)
                 await asyncio.sleep(wait)
                 wait = min(LONGEST_WAIT, 2 * wait)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -418,6 +418,35 @@ def test_a_watch_goes_on_from_the_list_and_begins_anew_when_it_is_too_old() -> N
     assert [q.get("resourceVersion") for q in queries[1:3]] == ["5", "9"]
 
 
+class Breaking:
+    """A client whose watches work for a while and then break."""
+
+    def __init__(self) -> None:
+        self.watches = 0
+
+    async def list(self, *_: object) -> tuple[list[Manifest], str]:
+        return [], "1"
+
+    async def watch(self, *_: object) -> AsyncIterator[tuple[str, Manifest]]:
+        self.watches += 1
+        await asyncio.sleep(0.05)
+        raise TransientError("cut")
+        yield
+
+
+def test_a_watch_that_worked_before_it_broke_is_taken_up_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sartor_operator.reflector.FIRST_WAIT", 0.02)
+
+    async def story() -> int:
+        client = Breaking()
+        task = asyncio.create_task(Reflector(client, Cache(), CONFIG_MAP, "ns").run())  # type: ignore[arg-type]
+        await asyncio.sleep(2.0)
+        task.cancel()
+        return client.watches
+
+    assert asyncio.run(story()) > 8, "doubled waits would allow six"
+
+
 # --- lease --------------------------------------------------------------------------------------------------------------
 
 
@@ -428,6 +457,7 @@ class Leases:
     lease: Manifest | None = None
     version: int = 0
     broken: bool = False
+    hangs: bool = False
 
     async def get(self, kind: Any, namespace: str | None, name: str) -> Manifest:
         if self.broken:
@@ -442,6 +472,8 @@ class Leases:
         return self._put(manifest)
 
     async def replace(self, manifest: Manifest) -> Manifest:
+        if self.hangs:
+            await asyncio.sleep(60)
         if self.broken:
             raise TransientError("away")
         if self.lease is None or manifest["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
@@ -509,7 +541,7 @@ def test_a_lease_given_back_is_taken_at_once() -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize("how", ["taken", "deleted", "away"])
+@pytest.mark.parametrize("how", ["taken", "deleted", "away", "hangs"])
 def test_a_lost_lease_is_noticed(how: str) -> None:
     async def story() -> None:
         leases = Leases()
@@ -517,6 +549,8 @@ def test_a_lost_lease_is_noticed(how: str) -> None:
         await first.acquire()
         if how == "away":
             leases.broken = True
+        elif how == "hangs":
+            leases.hangs = True
         elif how == "deleted":
             leases.lease = None
         else:
