@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PROBLEM
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what runs goes on. `make demo` looks at it again, `make demo-down` ends it", file=sys.stderr
+            "\ninterrupted; what runs goes on. `make demo-cluster` looks at it again, `make demo-down` ends it",
+            file=sys.stderr,
         )
         return 130
 
@@ -64,6 +65,7 @@ def _up(manifest: Path, seconds: float) -> int:
         _checkpoint(made)
     step("starting a Kubernetes of its own (etcd, API server, controllers, scheduler, service proxy, DNS)")
     cluster = DevCluster.up(CLUSTER, say=step)
+    cluster.step_back()  # it shares the cores with what is measured
     compiled = _writable(cache / "engine-cache")
     node = Node(cluster, cluster.layout.folder / "node")
     vllm = existing_environment(cache)

@@ -23,6 +23,7 @@ from sartor_devcluster.layout import Layout, state_root
 from sartor_devcluster.lifecycle import STATUS_SECONDS, alive, end, launch, locked, remove
 from sartor_devcluster.pki import Pki
 from sartor_devcluster.prepare import context_name
+from sartor_devcluster.priority import step_back
 from sartor_devcluster.state import Settings, State, read_settings, read_state, write_settings
 
 READY_SECONDS = 60.0
@@ -230,6 +231,16 @@ class DevCluster(Cluster):
     def down(self, *, keep: bool = False) -> None:
         """End everything that was started and remove the cluster's folder (unless `keep`). Idempotent."""
         remove(self.layout, keep=keep)
+
+    def step_back(self) -> None:
+        """Have the components use the processor only while nobody else wants it, until they are started anew.
+
+        For a machine on which the cluster's pods are measured. Raises `NotRunningError`, `PermissionError`.
+        """
+        self._state()
+        for component in self.status().components:
+            if component.pid is not None:
+                step_back(component.pid)
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         """End a component and keep it ended: SIGTERM and time to finish, or SIGKILL with `kill`. Idempotent."""
