@@ -2,6 +2,11 @@
 
 import json
 import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 
 from sartor_agents.baselines import VllmEngine, VllmEnvironment, find, find_engine
 from sartor_agents.baselines.grid import NGRAM, grid, render
-from sartor_agents.baselines.vllm import sweep
+from sartor_agents.baselines.vllm import SOCKET_FOLDER_CHARS, scratch_folder, sweep
 from sartor_agents.run.servers import HOST
 from sartor_api.search.records import Envelope, RunSpec
 
@@ -112,6 +117,27 @@ def test_what_killed_engines_left_behind_is_swept_away(tmp_path: Path) -> None:
     os.utime(tmp_path / "folder", (0, 0))
     sweep(tmp_path, 1000.0 - 100.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "young"]
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a shorter path than pytest's."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_a_socket_fits_into_the_engines_folder(short: Path, excess: int) -> None:
+    """At the last length that fits the folder is in the home, one longer it is a short one of that home."""
+    home = short / ("h" * (SOCKET_FOLDER_CHARS + excess - len(f"{short}//tmp")))
+    scratch = scratch_folder(home)
+    try:
+        assert (scratch.parent == home) is (excess == 0)
+        assert scratch_folder(home) == scratch != scratch_folder(short)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(scratch / str(uuid.uuid4())))
+    finally:
+        shutil.rmtree(scratch)
 
 
 def test_without_vllm_the_fall_back_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sartor_agents.baselines import find
 from sartor_agents.pods import contract, model
 from sartor_api.search.records import (
     BaselineRecord,
@@ -91,7 +92,7 @@ def test_a_report_that_cannot_fit_is_an_error() -> None:
 
 
 def test_every_variable_that_the_operator_sets_is_known() -> None:
-    known = {name for module in (contract, model) for name in variables(module)} | {"SARTOR_ROLE"}
+    known = {name for module in (contract, find, model) for name in variables(module)} | {"SARTOR_ROLE"}
     assert {name for module in (jobs, common) for name in variables(module)} <= known
 
 

@@ -1,6 +1,8 @@
 """vLLM's CPU build as the baseline of a run."""
 
 import contextlib
+import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ START_SECONDS = 900.0
 """The longest start allowed: three processes import PyTorch one after the other, minutes on a machine under load."""
 
 KV_GIB = 2
+
+SOCKET_FOLDER_CHARS = 107 - len("/") - 36
+"""Longest folder for vLLM's sockets: Linux takes 107 characters of a path (unix(7)), a name of theirs is a UUID."""
 
 LITTER_SECONDS = 86400.0
 """Sockets of an engine that is still up are younger than this: no run takes a day without starting its engine again."""
@@ -62,8 +67,7 @@ class VllmEngine:
 
     def server(self, setting: Setting, port: int) -> ServerSpec:
         """The API server's module is started, since the `vllm` command looks for a distribution of another name."""
-        scratch = self.home / "tmp"
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = scratch_folder(self.home)
         sweep(scratch, time.time() - LITTER_SECONDS)
         command = (
             str(self.environment.python), "-m", "vllm.entrypoints.openai.api_server",
@@ -84,6 +88,20 @@ class VllmEngine:
             environment={**home, **compiled(self.cache), "LANG": "C.UTF-8", **ENVIRONMENT, **setting.environment},
             ready_seconds=START_SECONDS,
         )
+
+
+def scratch_folder(home: Path) -> Path:
+    """The folder for vLLM's sockets and small files: in its home, or where that path is too long for a socket, a short one.
+
+    Raises `PermissionError` where the short one belongs to another user.
+    """
+    scratch = home / "tmp"
+    if len(os.fsencode(scratch)) > SOCKET_FOLDER_CHARS:
+        scratch = Path("/tmp", f"sartor-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}")
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if scratch.lstat().st_uid != os.getuid():
+        raise PermissionError(f"{scratch} belongs to another user; set SARTOR_CACHE to a folder with a shorter path")
+    return scratch
 
 
 def sweep(folder: Path, before: float) -> None:
