@@ -115,15 +115,18 @@ class Workbench:
     # --- measuring --------------------------------------------------------------------------------------------------
 
     def alone(self, server: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy) -> EvaluateResponse:
-        response = self._evaluate(
+        response = self._alone(server, scenario, policy)
+        if response.objective is None:
+            raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
+        return response
+
+    def _alone(self, server: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy) -> EvaluateResponse:
+        return self._evaluate(
             EvaluateRequest(
                 mode="single", candidate=_endpoint(server), model_dir=self.model_dir, scenario=scenario,
                 policy=policy, seed=secrets.token_hex(32), output_dir=self._samples(),
             )
         )  # fmt: skip
-        if response.objective is None:
-            raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
-        return response
 
     def paired(
         self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy
@@ -155,13 +158,20 @@ class Workbench:
         policy: MeasurementPolicy,
         key: Callable[[EvaluateResponse], float],
     ) -> dict[Load, tuple[Setting, str]]:
-        """For each load vLLM's best of these settings by `key`, and a line with all of them. Each is measured alone."""
+        """For each load vLLM's best of these settings by `key`, and a line with all of them. Each is measured alone.
+
+        One that does not start, or is so slow that requests time out, is no choice, and a printed line says so.
+        """
         found: dict[Load, list[tuple[float, Setting]]] = {load: [] for load in loads}
         for setting in settings:
             try:
                 with self.vllm(setting) as server:
                     for load, scenario in loads.items():
-                        value = key(self.alone(server, scenario, policy))
+                        response = self._alone(server, scenario, policy)
+                        if response.objective is None:
+                            print(f"  vLLM, {setting.name}, {load}: {response.message}", flush=True)
+                            continue
+                        value = key(response)
                         print(f"  vLLM, {setting.name}, {load}: {value:.1f} tok/s", flush=True)
                         found[load].append((value, setting))
             except ServerError as error:

@@ -8,13 +8,25 @@ Only what some decision looks at is kept, and a version in which nothing of that
 nobody.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from sartor_operator import names
-from sartor_operator.kinds import CONFIG_MAP, NODE, RUN, SYNTHESIS, Kind, Manifest
+from sartor_operator.kinds import (
+    CONFIG_MAP,
+    ENDPOINT_SLICE,
+    JOB,
+    NODE,
+    POD,
+    RUN,
+    SYNTHESIS,
+    Kind,
+    Manifest,
+)
 from sartor_operator.pods.jobs import RECORDS_KEY
+from sartor_operator.rollout.index import rollout_indexes, slim_slice
 
 INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL)
 TARGET_INDEX, PROFILE_INDEX = "target", "profile"
@@ -42,15 +54,34 @@ def key_of(kind: Kind, manifest: Manifest) -> Key:
 
 
 def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
-    """The object without what no decision looks at: managed fields, binary data, the history that a planner got, and all
-    of a node but its labels, taints, what it can give and whether it is ready."""
+    """The object without what no decision looks at: managed fields, binary data, the history that a planner got, the spec
+    of a pod and the template of a Job (their names say what they are for), and all of a node but its labels, taints, what
+    it can give and whether it is ready. Equal strings are one in all objects, names of fields above all."""
     slim = {k: v for k, v in manifest.items() if k != "binaryData"}
     slim["metadata"] = {k: v for k, v in manifest["metadata"].items() if k not in ("managedFields", "selfLink")}
     if kind is CONFIG_MAP and RECORDS_KEY in (slim.get("data") or {}):
         slim["data"] = {k: v for k, v in slim["data"].items() if k != RECORDS_KEY}
+    if kind is POD:
+        slim = {k: v for k, v in slim.items() if k != "spec"}
+    if kind is JOB:
+        slim["spec"] = {k: v for k, v in (slim.get("spec") or {}).items() if k != "template"}
     if kind is NODE:
         slim = _node(slim)
-    return slim
+    if kind is ENDPOINT_SLICE:
+        slim = slim_slice(slim)
+    return _shared(slim)
+
+
+_LONGEST_SHARED = 128
+
+
+def _shared(value: Any) -> Any:
+    """A copy in which names of fields, and values that may well be those of other objects, are interned strings."""
+    if isinstance(value, dict):
+        return {sys.intern(k): _shared(v) for k, v in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_shared(v) for v in cast("list[Any]", value)]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= _LONGEST_SHARED else value
 
 
 def _node(manifest: Manifest) -> Manifest:
@@ -71,6 +102,7 @@ def indexed(kind: Kind, manifest: Manifest) -> list[tuple[str, str, str]]:
     """(namespace or `EVERYWHERE`, index, value) of an object."""
     namespace = str(manifest["metadata"].get("namespace") or "")
     found = [(namespace, label, value) for label in INDEXED if (value := names.label(manifest, label))]
+    found += rollout_indexes(kind, manifest)
     spec: dict[str, Any] = manifest.get("spec") or {}
     if kind is SYNTHESIS:
         if target := _at(spec, "hardware", "targetRef", "name"):

@@ -108,6 +108,25 @@ def test_throughput_windows_score_neither_ramp_nor_drain(chain_model: Path, tmp_
     assert response.metric == "outputTokensPerSecond"
 
 
+def test_a_window_is_long_enough_for_reading_and_writing(chain_model: Path, tmp_path: Path) -> None:
+    """Half a second of reading, half of writing: a window of a fifth of that alone would see the one or the other."""
+    slow = Behaviour(first_seconds=0.5, token_seconds=0.016)
+    chat = ChatParameters(concurrencies=(4,), prompt_tokens=16, output_tokens=32, spread=0)
+
+    async def run() -> EvaluateResponse:
+        async with serving(chain_model, slow) as server:
+            request = EvaluateRequest(
+                mode="single", candidate=Endpoint(url=server.url), model_dir=chain_model, seed=SEED,
+                scenario=ChatScenario(parameters=chat), output_dir=tmp_path,
+                policy=policy(window_seconds=0.2, single_windows=3),
+            )  # fmt: skip
+            return await evaluate(request, verify=nothing_wrong)
+
+    response = asyncio.run(run())
+    assert response.objective is not None, response.message
+    assert 0.7 < response.objective / (4 * 32 / (0.5 + 32 * 0.016)) < 1.4
+
+
 def test_one_server_alone(chain_model: Path, tmp_path: Path) -> None:
     async def run() -> EvaluateResponse:
         async with serving(chain_model, Behaviour(token_seconds=0.004)) as server:

@@ -50,8 +50,8 @@ def _stage_seconds(stage: Stage, scenario: Scenario, policy: MeasurementPolicy, 
         scenario.envelope.output_tokens + scenario.envelope.input_tokens / _PREFILL_FACTOR
     ) / rate  # at concurrency 1
     slot = per_request * stage.concurrency**_SCALING
-    warm_up = 0.3 * policy.warmup_requests * slot
     if stage.kind == "counted":
         rounds = len(stage.conditions) * policy.requests_per_condition / stage.concurrency
-        return warm_up + rounds * slot
-    return warm_up + policy.window_seconds + slot / 2
+        return (0.3 * policy.warmup_requests + rounds) * slot
+    # The slowest of the slots ends the warm-up, and a window is at least one request long.
+    return policy.warmup_requests * slot + max(policy.window_seconds, slot) + slot / 2

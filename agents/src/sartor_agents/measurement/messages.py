@@ -205,7 +205,7 @@ class MeasurementPolicy(Message):
             "warmup_requests": 1,
             "warmup_requests_max": 3,
             "precision": 0.1,
-            "wall_clock": 150.0,
+            "wall_clock": 240.0,
             "maximum_contention": 0.9,
             "maximum_contention_difference": 0.35,
             "invalid_pairs_max": 3,

@@ -3,6 +3,8 @@
 A *counted* stage times each request by itself: no ramp and no drain can enter. A *timed* stage keeps all slots busy, goes
 from warm-up into scored requests without a gap, and is scored from where the data settled to the moment after which nothing
 was sent any more; what was in flight then is waited for and checked, and its later tokens are not scored (no drain).
+It lasts until every slot has ended a scored request, however slow the arm is: within less, a server that reads all prompts
+first and then writes would be scored for the one or the other.
 """
 
 import itertools
@@ -148,26 +150,32 @@ class WindowRunner:
     ) -> StageRun:
         warm_stream = self._scenario.stream(stage, "warmup", index)
         warmed, warm_at = 0, 0.0
+        turned, turned_at = 0, 0.0
 
         def slot() -> Iterator[tuple[GenerationRequest, Purpose]]:
-            nonlocal warmed, warm_at
+            nonlocal warmed, warm_at, turned, turned_at
             for request in itertools.islice(warm_stream, warmup):
                 yield request, "warmup"
             warmed += 1
             if warmed == stage.concurrency:
                 warm_at = client.clock()
-            for request in requests:
+            for number, request in enumerate(requests):
+                if number == 1:
+                    turned += 1
+                    turned_at = client.clock()
                 yield request, "scored"
 
         def until() -> float | None:
-            return warm_at + self._policy.window_seconds if warmed == stage.concurrency else None
+            if turned < stage.concurrency:
+                return None
+            return max(warm_at + self._policy.window_seconds, turned_at)
 
         sent = await client.closed_loop([slot() for _ in range(stage.concurrency)], until=until)
         samples = _samples(client, stage, index, sent)
         self._ahead[stage.name] = max(
             self._ahead.get(stage.name, 0), round(1.2 * sum(one.purpose == "scored" for one in sent))
         )
-        end = warm_at + self._policy.window_seconds
+        end = max(warm_at + self._policy.window_seconds, turned_at)
         arrivals = [arrival for sample in samples if sample.ok for arrival in sample.arrivals]
         warm_up = settle(token_rate_series(arrivals, warm_at, end, _SERIES_BINS))
         start = warm_at + (end - warm_at) * warm_up.cut / _SERIES_BINS

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from sartor_agents.run.repository import AUTHOR
+from sartor_agents.run.fast_import import commit_stream
 from sartor_agents.run.storage import storage_errors
 
 PATIENCE_SECONDS = 60.0
@@ -160,22 +160,10 @@ class Remote:
         self, parent: str | None, files: Mapping[str, bytes], message: str, when: float, *, whole: bool = False
     ) -> str:
         """A commit on top of a fetched one, `whole` with these files alone. The same arguments make the same commit."""
-        stream = io.BytesIO()
-        text = message.encode()
-        stream.write(b"feature done\ncommit refs/heads/work\n")
-        stream.write(b"committer %s %d +0000\ndata %d\n%s\n" % (AUTHOR.encode(), int(when), len(text), text))
-        if parent is not None:
-            stream.write(b"from %s\n" % parent.encode())
-        if whole:
-            stream.write(b"deleteall\n")
-        for path, data in sorted(files.items()):
-            name = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode()
-            stream.write(b'M 100644 inline "%s"\ndata %d\n' % (name, len(data)))
-            stream.write(data + b"\n")
-        stream.write(b"done\n")
+        stream = commit_stream("work", parent, files, message, when, whole=whole)
         # A branch of an earlier try would be continued, so it is started anew.
         self._here("update-ref", "-d", "refs/heads/work")
-        self._here("fast-import", "--quiet", "--force", "--done", input=stream.getvalue())
+        self._here("fast-import", "--quiet", "--force", "--done", input=stream)
         return self._here("rev-parse", "--verify", "refs/heads/work").decode().strip()
 
     def push(self, commit: str, ref: str) -> None:

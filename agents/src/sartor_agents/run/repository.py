@@ -9,7 +9,6 @@ Each commit is made by one `git fast-import`, which moves the branch only when e
 is still where it was: a commit is there whole or not at all. Whoever writes holds the run's lock.
 """
 
-import io
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -24,13 +23,13 @@ from pydantic import BaseModel, ValidationError
 
 from sartor_agents.run.content import content_hash, count_lines
 from sartor_agents.run.errors import DamagedRepositoryError, NotARunError, StorageError
+from sartor_agents.run.fast_import import commit_stream
 from sartor_agents.run.storage import storage_errors
 from sartor_api.search.budget import Ledger
 from sartor_api.search.records import Finished, Implementation, RunSpec, StepRecord
 from sartor_api.search.state import RunState, fold
 
 MAIN = "main"
-AUTHOR = "Sartor <sartor@sartor.invalid>"
 TRAILER = "Sartor-Record: "
 
 _CONFIG = {
@@ -161,22 +160,10 @@ class RunRepository:
         whole: bool = False,
     ) -> str:
         """One commit on `branch`; `whole` replaces the tree instead of adding to it. Returns the commit's name."""
-        stream = io.BytesIO()
-        text = f"{message}\n\n{TRAILER}{branch}\n".encode()
-        stream.write(b"feature done\ncommit refs/heads/%s\n" % branch.encode())
-        stream.write(b"committer %s %d +0000\n" % (AUTHOR.encode(), int(now)))
-        stream.write(b"data %d\n%s\n" % (len(text), text))
-        if parent is not None:
-            stream.write(b"from %s\n" % parent.encode())
-        if whole:
-            stream.write(b"deleteall\n")
-        for path, data in files.items():
-            stream.write(b"M 100644 inline %s\ndata %d\n" % (_quote(path), len(data)))
-            stream.write(data + b"\n")
-        stream.write(b"done\n")
+        stream = commit_stream(branch, parent, files, f"{message}\n\n{TRAILER}{branch}\n", now, whole=whole)
         with storage_errors(self.path):
             git = self._repo.git.fast_import("--quiet", "--done", istream=subprocess.PIPE, as_process=True)
-            _, errors = git.proc.communicate(stream.getvalue())
+            _, errors = git.proc.communicate(stream)
         if git.proc.returncode != 0:
             detail = errors.decode(errors="replace").strip()
             if "No space left" in detail or "quota" in detail:
@@ -318,10 +305,6 @@ def _parse(model: type[M], path: str, data: bytes) -> M:
 
 def _json(model: BaseModel) -> bytes:
     return (json.dumps(model.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def _quote(path: str) -> bytes:
-    return b'"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").encode() + b'"'
 
 
 def _first(error: BaseException) -> str:

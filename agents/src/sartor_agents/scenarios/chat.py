@@ -17,8 +17,6 @@ from sartor_agents.measurement.seeds import derive
 from .base import Envelope, Metric, Oracle, ScenarioError, Stage
 from .text import TextSource
 
-WARMUP_TOKENS = 32
-
 
 class Chat:
     """The chat scenario over a text source."""
@@ -61,7 +59,8 @@ class Chat:
             ids = self._text.passage(rng, draw(self._parameters.prompt_tokens))
             tokens = draw(self._parameters.output_tokens)
             if purpose == "warmup":
-                tokens = min(tokens, WARMUP_TOKENS)
+                # Any part of an answer: slots that begin together go on in different phases, as under lasting load.
+                tokens = max(1, round(tokens * rng.random()))
             yield self._request(f"{purpose}/{stage.name}/{window}/{number}", stage.name, self._text.decode(ids), tokens)
             number += 1
 

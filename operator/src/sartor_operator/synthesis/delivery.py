@@ -142,7 +142,9 @@ def _one(
                 actions.append(Apply(_replicas(there), "sartor-replicas"))
             actions.append(Apply(wanted, "sartor-delivery"))
         if (waiting := _not_ready(there, wanted)) is not None:
-            waits.append(waiting)
+            ours = (p for p in observed.pods if names.label(p, names.ROLE_LABEL) == role)
+            held = next((found for p in ours if (found := state.waiting(p)) is not None), None)
+            waits.append(f"{waiting}: {held.message}" if held else waiting)
             if _given_up(there):
                 stuck.append(Reason.CANDIDATE_NOT_READY if role == STACK_ROLE else Reason.BASELINE_NOT_READY)
     front = service(names.metadata(name, observed.manifest, selector), selector)

@@ -22,6 +22,7 @@ from sartor_operator.kinds import (
     DEPLOYMENT,
     NETWORK_POLICY,
     NODE,
+    POD,
     PROFILE,
     RUN,
     SERVICE,
@@ -30,6 +31,7 @@ from sartor_operator.kinds import (
     TARGET,
     Manifest,
 )
+from sartor_operator.pods import state
 from sartor_operator.pods.archive import INDEX_KEY
 from sartor_operator.pods.jobs import ACCOUNTS
 from sartor_operator.profile import profile_spec
@@ -108,6 +110,8 @@ class SynthesisObserved:
     stacks: Mapping[str, StackIndex] = field(default_factory=dict[str, StackIndex])
     deployments: Mapping[str, Manifest] = field(default_factory=dict[str, Manifest])
     services: Mapping[str, Manifest] = field(default_factory=dict[str, Manifest])
+    pods: tuple[Manifest, ...] = ()
+    """Pods of the Deployments, the newest first."""
     access: Mapping[tuple[str, str], Manifest] = field(default_factory=dict[tuple[str, str], Manifest])
     nodes: HardwareTargetStatus | None = None
     """What the nodes of the HardwareTarget are."""
@@ -207,6 +211,8 @@ def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: st
         for wanted in every
         if (there := cache.get(kind, namespace, wanted)) is not None and not names.deleting(there)
     }
+    pods = cache.labelled(POD, namespace, names.SYNTHESIS_LABEL, name)
+    served = [p for p in pods if not names.label(p, names.RUN_LABEL) and not names.deleting(p)]
     scores = (r.status.baseline.score for r in reversed(same) if r.status.baseline is not None)
     score = next((float(s.number) for s in scores if s is not None), None)
     references, nodes = _references(cache, synthesis, namespace, score)
@@ -223,6 +229,7 @@ def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: st
         stacks=stacks,
         deployments=mine(list(cache.labelled(DEPLOYMENT, namespace, names.SYNTHESIS_LABEL, name))),
         services=mine(list(cache.labelled(SERVICE, namespace, names.SYNTHESIS_LABEL, name))),
+        pods=tuple(sorted(served, key=state.created, reverse=True)),
         access=access,
         nodes=nodes,
         damaged=tuple(damaged),
