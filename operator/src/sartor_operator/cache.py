@@ -2,12 +2,14 @@
 
 Filled by watches and by the operator's own writes, so that a decision always sees what the decisions before it did. An
 older version never replaces a newer one (`resourceVersion` is compared as the number that it is, see KEP-5504), and what
-the operator deleted does not come back through a watch that lags behind.
+is gone does not come back through a watch that lags behind. What has lost Sartor's label is gone for a watch by label, too,
+and comes back when a newer version has it again.
 
 Only what some decision looks at is kept, and a version in which nothing of that changed (a node's heartbeat, say) is news to
 nobody.
 """
 
+import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -134,7 +136,8 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[tuple[str, str], Manifest]] = {}
         self._index: dict[tuple[Kind, str, str, str], dict[tuple[str, str], None]] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
+        self._deleted: OrderedDict[str, float] = OrderedDict()
+        """Uids of what is gone, with the version as of which it is."""
         self._listeners: list[Listener] = []
 
     def listen(self, listener: Listener) -> None:
@@ -167,7 +170,7 @@ class Cache:
         """Take a version of an object; False when it is older than, or the same as, what is known."""
         manifest = trimmed(kind, manifest)
         key = key_of(kind, manifest)
-        if names.uid(manifest) in self._deleted:
+        if version(manifest) <= self._deleted.get(names.uid(manifest), -1):
             return False
         known = self.get(*key)
         if known is not None and names.uid(known) == names.uid(manifest) and version(manifest) <= version(known):
@@ -191,15 +194,18 @@ class Cache:
             self._objects[kind][key[1:]] = manifest
             self._tell(kind, known, manifest)
 
-    def remove(self, kind: Kind, namespace: str | None, name: str, uid: str | None = None) -> bool:
-        """Forget an object that is gone; with `uid` only if it is that very one."""
+    def remove(
+        self, kind: Kind, namespace: str | None, name: str, uid: str | None = None, *, as_of: float = math.inf
+    ) -> bool:
+        """Forget an object that is gone; with `uid` only if it is that very one. `as_of`: the version with which it went,
+        where it may come back (it lost the label by which it is watched)."""
         key = (kind, namespace or "", name)
         known = self.get(*key)
         if uid is not None:
-            self._deleted[uid] = None
+            self._deleted[uid] = max(as_of, self._deleted.get(uid, 0.0))
             while len(self._deleted) > _REMEMBERED_DELETIONS:
                 self._deleted.popitem(last=False)
-        if known is None or (uid is not None and names.uid(known) != uid):
+        if known is None or (uid is not None and names.uid(known) != uid) or version(known) > as_of:
             return False
         del self._objects[kind][key[1:]]
         self._unindex(key, known)
@@ -218,7 +224,7 @@ class Cache:
             if place not in seen and version(manifest) <= at_version
         ]
         for (namespace, name), manifest in gone:
-            self.remove(kind, namespace, name, names.uid(manifest))
+            self.remove(kind, namespace, name, names.uid(manifest), as_of=at_version)
 
     def _unindex(self, key: Key, manifest: Manifest) -> None:
         for entry in indexed(key[0], manifest):

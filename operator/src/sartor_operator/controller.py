@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from sartor_api.agent_profile import AgentProfileStatus
 from sartor_api.hardware_target import HardwareTargetStatus
+from sartor_api.serving_rollout import ServingRolloutStatus
 from sartor_api.serving_synthesis import ServingSynthesisStatus
 from sartor_api.synthesis_run import SynthesisRunStatus
 from sartor_operator import names
@@ -18,9 +19,13 @@ from sartor_operator.conditions import conditions, stalled
 from sartor_operator.errors import ApiError, ConflictError, NotFoundError, RefusedError
 from sartor_operator.keyqueue import KeyQueue
 from sartor_operator.kinds import (
+    DEPLOYMENT,
+    ENDPOINT_SLICE,
     NETWORK_POLICY,
     NODE,
+    OPTIONAL,
     PROFILE,
+    ROLLOUT,
     RUN,
     SECRET,
     SERVICE_ACCOUNT,
@@ -32,6 +37,10 @@ from sartor_operator.kinds import (
 from sartor_operator.metrics import Metrics
 from sartor_operator.profile import decide_profile, profile_secrets, profile_spec, tokens_of
 from sartor_operator.reasons import OperatorReason
+from sartor_operator.rollout.decide import decide_rollout
+from sartor_operator.rollout.keys import rollout_keys
+from sartor_operator.rollout.observe import named_deployments, observe_rollout
+from sartor_operator.rollout.samples import NoVerdicts, Verdicts
 from sartor_operator.run.decide import decide_run
 from sartor_operator.run.observe import observe_run
 from sartor_operator.settings import Settings
@@ -47,6 +56,7 @@ _STATUSES: Mapping[Kind, type[BaseModel]] = {
     RUN: SynthesisRunStatus,
     TARGET: HardwareTargetStatus,
     PROFILE: AgentProfileStatus,
+    ROLLOUT: ServingRolloutStatus,
 }
 
 
@@ -54,14 +64,26 @@ class Controller:
     """`now` gives Unix seconds. What it knows is in the cache; it has no state of its own."""
 
     def __init__(
-        self, cache: Cache, api: Api, applier: Applier, settings: Settings, metrics: Metrics, now: Callable[[], float]
+        self,
+        cache: Cache,
+        api: Api,
+        applier: Applier,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], float],
+        *,
+        verdicts: Verdicts | None = None,
+        gateway_api: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`gateway_api`: whether the cluster knows HTTPRoutes."""
         self._cache = cache
         self._api = api
         self._applier = applier
         self._settings = settings
         self._metrics = metrics
         self._now = now
+        self._verdicts = verdicts or NoVerdicts()
+        self._gateway_api = gateway_api
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at one object and do what is due. Returns when to look again (Unix seconds), if time alone brings that.
@@ -93,6 +115,8 @@ class Controller:
             return None if target is None else decide_target(target, self._cache.all(NODE), self._now())
         if kind is PROFILE:
             return await self._profile(namespace, name)
+        if kind is ROLLOUT:
+            return await self._rollout(namespace, name)
         synthesis = observe_synthesis(self._cache, self._settings, namespace, name)
         if synthesis is None:
             return None
@@ -107,6 +131,23 @@ class Controller:
         needed = {reference.name for _, reference in profile_secrets(profile_spec(profile))}
         runs = self._cache.labelled(RUN, namespace, PROFILE_INDEX, name)
         return decide_profile(profile, await self._secrets(namespace, sorted(needed)), runs, self._now())
+
+    async def _rollout(self, namespace: str, name: str) -> Decision | None:
+        manifest = self._cache.get(ROLLOUT, namespace, name)
+        if manifest is None:
+            return None
+        fetched: dict[str, Manifest] = {}
+        for wanted in named_deployments(manifest):
+            if self._cache.get(DEPLOYMENT, namespace, wanted) is not None:
+                continue
+            try:  # those of users are not watched; endpoints tell when something happens to them
+                fetched[wanted] = await self._api.get(DEPLOYMENT, namespace, wanted)
+            except NotFoundError:
+                continue
+        observed = observe_rollout(
+            self._cache, self._verdicts, namespace, name, gateway_api=self._gateway_api(), fetched=fetched
+        )
+        return None if observed is None else decide_rollout(observed, self._now())
 
     async def _secrets(self, namespace: str, wanted: Iterable[str]) -> Mapping[str, frozenset[str]]:
         """Keys of those Secrets that exist; their values are forgotten at once."""
@@ -132,6 +173,10 @@ class Controller:
             "observed_generation": generation,
             "conditions": conditions(old, wanted, generation=generation, now=self._now()),
         }
+        if isinstance(before, ServingRolloutStatus):
+            # Its conditions are its memory (why it goes back, since when an arm is ready): only `Stalled` is added.
+            new = conditions(old, wanted[-1:], generation=generation, now=self._now())
+            said["conditions"] = (*(c for c in before.conditions if c.type != new[0].type), *new)
         if "message" in type(before).model_fields:
             said["message"] = message[:4096]
         return Decision(statuses=(StatusOf(key[0], manifest, before.model_copy(update=said)),))
@@ -158,12 +203,16 @@ class Controller:
                 self._metrics.synthesis(meta["namespace"], meta["name"], status.status)
             elif isinstance(status.status, SynthesisRunStatus):
                 self._metrics.run(meta["namespace"], meta["name"], status.status)
+            elif isinstance(status.status, ServingRolloutStatus):
+                self._metrics.rollouts.seen(meta["namespace"], meta["name"], status.status)
 
     def _gone(self, kind: Kind, namespace: str, name: str) -> None:
         if kind is RUN:
             self._metrics.run_gone(namespace, name)
         elif kind is SYNTHESIS:
             self._metrics.synthesis_gone(namespace, name)
+        elif kind is ROLLOUT:
+            self._metrics.rollouts.gone(namespace, name)
 
 
 def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | None) -> list[Key]:
@@ -176,6 +225,9 @@ def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | 
     meta = manifest["metadata"]
     namespace, name = str(meta.get("namespace") or ""), str(meta["name"])
     synthesis, run = names.label(manifest, names.SYNTHESIS_LABEL), names.label(manifest, names.RUN_LABEL)
+    rollouts = rollout_keys(cache, kind, before, now)
+    if rollouts or kind in (ROLLOUT, ENDPOINT_SLICE, *OPTIONAL):
+        return [*rollouts, *_owner(namespace, synthesis, run)]
     if kind is SYNTHESIS:
         return [(SYNTHESIS, namespace, name), *(_runs(cache, manifest) if _matters(before, now) else ())]
     if kind is RUN:
@@ -192,6 +244,10 @@ def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | 
         # They belong to a namespace: any synthesis in it repairs them.
         any_one = cache.first(SYNTHESIS, namespace) if before is not None else None
         return [(SYNTHESIS, namespace, names.name_of(any_one))] if any_one is not None else []
+    return _owner(namespace, synthesis, run)
+
+
+def _owner(namespace: str, synthesis: str, run: str) -> list[Key]:
     if run:
         return [(RUN, namespace, run)]
     return [(SYNTHESIS, namespace, synthesis)] if synthesis else []
@@ -247,10 +303,17 @@ async def work(
     *,
     clock: Callable[[], float],
     now: Callable[[], float],
+    only_first: bool = False,
+    lets_pass: KeyQueue[Key] | None = None,
 ) -> None:
-    """One worker, for ever: take a key, look, put it back with its wake time. Errors are counted and repeated."""
+    """One worker, for ever: take a key, look, put it back with its wake time. Errors are counted and repeated.
+
+    `only_first`: it takes only what cannot wait. `lets_pass`: it begins nothing while that queue has something of the kind.
+    """
     while True:
-        key = await queue.take()
+        if lets_pass is not None:
+            await lets_pass.calm()
+        key = await queue.take(only_first=only_first)
         kind = key[0].kind
         metrics.waited.labels(kind).observe(queue.waited(key))
         begun = clock()

@@ -8,6 +8,7 @@ from sartor_api.base import GROUP, VERSION
 from sartor_api.hardware_target import HardwareTarget
 from sartor_api.meta import Resource
 from sartor_api.serving_candidate import ServingCandidate
+from sartor_api.serving_rollout import ServingRollout
 from sartor_api.serving_synthesis import ServingSynthesis
 from sartor_api.synthesis_run import SynthesisRun
 
@@ -48,6 +49,7 @@ RUN = _own(SynthesisRun)
 CANDIDATE = _own(ServingCandidate)
 TARGET = _own(HardwareTarget)
 PROFILE = _own(AgentProfile)
+ROLLOUT = _own(ServingRollout)
 JOB = Kind("batch", "v1", "jobs", "Job")
 POD = Kind("", "v1", "pods", "Pod")
 CONFIG_MAP = Kind("", "v1", "configmaps", "ConfigMap")
@@ -59,20 +61,27 @@ NETWORK_POLICY = Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPoli
 NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
 EVENT = Kind("", "v1", "events", "Event")
 LEASE = Kind("coordination.k8s.io", "v1", "leases", "Lease")
+ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+GATEWAY_CLASS = Kind("gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False)
+GATEWAY = Kind("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 
-PRIMARY = (SYNTHESIS, RUN, CANDIDATE, TARGET, PROFILE)
+PRIMARY = (SYNTHESIS, RUN, CANDIDATE, TARGET, PROFILE, ROLLOUT)
 """Sartor's own kinds, watched as a whole."""
 
-WHOLE = (*PRIMARY, NODE)
+WHOLE = (*PRIMARY, NODE, ENDPOINT_SLICE)
 """Kinds that are watched without regard to labels."""
 
-LOOKED_AT = (SYNTHESIS, RUN, TARGET, PROFILE)
+OPTIONAL = (GATEWAY_CLASS, GATEWAY, HTTP_ROUTE)
+"""Kinds that a cluster may not know. Of routes only Sartor's own are watched."""
+
+LOOKED_AT = (SYNTHESIS, RUN, TARGET, PROFILE, ROLLOUT)
 """Kinds whose objects are reconciled."""
 
 CHILDREN = (JOB, POD, CONFIG_MAP, SECRET, SERVICE, SERVICE_ACCOUNT, DEPLOYMENT, NETWORK_POLICY)
 """Kinds of which only Sartor's own objects (by label) are watched."""
 
-BY_NAME = {kind.kind: kind for kind in (*WHOLE, *CHILDREN, EVENT, LEASE)}
+BY_NAME = {kind.kind: kind for kind in (*WHOLE, *OPTIONAL, *CHILDREN, EVENT, LEASE)}
 
 
 def kind_of(manifest: Manifest) -> Kind:

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sartor_api.serving_synthesis import ServingSynthesisStatus, SynthesisPhase
 from sartor_api.synthesis_run import SynthesisRunStatus
+from sartor_operator.rollout.telemetry import RolloutMetrics
 
 _OBJECT = ["namespace", "name"]
 _BUDGETS = ("rounds", "wallClockSeconds", "acceleratorHours", "tokens", "money")
@@ -48,6 +49,7 @@ class Metrics:
         self.leader = gauge("sartor_leader", "1 while this process is the leader.")
         self.objects = gauge("sartor_cached_objects", "Objects in the cache.")
         self.age = gauge("sartor_watch_age_seconds", "Since the last list or event of a kind.", ["kind"])
+        self.rollouts = RolloutMetrics(self.registry)
 
     def counted(self, verb: str, code: str, seconds: float) -> None:
         """One answer of the API server."""

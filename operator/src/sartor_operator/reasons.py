@@ -86,6 +86,19 @@ EVENTS: dict[str, str] = {
     "Delivered": "The winner and the baseline are ready in the cluster.",
     "WriteRefused": "The API server refuses a write (quota, admission, permissions); the message has its words.",
     "Stalled": "Nothing will happen until somebody changes something.",
+    "RolloutStarted": "Traffic begins to move: the first step.",
+    "StepStarted": "The Gateway accepted the weights of a step, and its time begins.",
+    "StepPassed": "A step was left for the next one; the message says why.",
+    "RolloutFrozen": "Nothing can be known, so nothing moves; the message has the reason.",
+    "RolloutThawed": "What stood in the way of a rollout is over.",
+    "RolloutPromoting": "All traffic moves to the candidate.",
+    "RolloutPromoted": "All traffic is on the candidate, and that is durable.",
+    "RolloutTurnedBack": "Traffic goes back to the baseline; the message says why.",
+    "RolledBack": "All traffic is on the baseline again.",
+    "RolloutSuperseded": "A newer rollout goes on from what this one promoted.",
+    "RolloutWaits": "A rollout stands before its first step again.",
+    "ArmLost": "An arm has no ready endpoint any more; its traffic goes to the other one.",
+    "RouteChanged": "Somebody else changed the HTTPRoute of a rollout; it is put back.",
 }
 """Reasons of the Events."""
 

@@ -42,6 +42,11 @@ class Reflector:
         self._seen = seen
         self._version: str | None = None
 
+    @property
+    def kind(self) -> Kind:
+        """What it watches."""
+        return self._kind
+
     async def list(self) -> None:
         """Take the whole list. Raises `ApiError`."""
         found, self._version = await self._client.list(self._kind, self._namespace, self._selector)
@@ -78,6 +83,8 @@ class Reflector:
             self._seen(self._kind)
             if event == "DELETED":
                 meta = found["metadata"]
-                self._cache.remove(self._kind, meta.get("namespace"), meta["name"], meta["uid"])
+                self._cache.remove(
+                    self._kind, meta.get("namespace"), meta["name"], meta["uid"], as_of=int(self._version)
+                )
             elif event != "BOOKMARK":
                 self._cache.put(self._kind, found)

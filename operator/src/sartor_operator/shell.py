@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,37 @@ from sartor_operator.cache import Cache, Key, key_of
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
 from sartor_operator.controller import Controller, keys_for, work
-from sartor_operator.errors import ApiError
+from sartor_operator.errors import ApiError, NotFoundError, RefusedError
 from sartor_operator.keyqueue import KeyQueue
-from sartor_operator.kinds import CHILDREN, LOOKED_AT, WHOLE, Kind, Manifest
+from sartor_operator.kinds import (
+    CHILDREN,
+    GATEWAY,
+    GATEWAY_CLASS,
+    HTTP_ROUTE,
+    LOOKED_AT,
+    OPTIONAL,
+    ROLLOUT,
+    WHOLE,
+    Kind,
+    Manifest,
+)
 from sartor_operator.lease import Leadership
 from sartor_operator.metrics import Metrics
 from sartor_operator.reflector import Reflector
+from sartor_operator.rollout.keys import urgent
+from sartor_operator.rollout.samples import NoVerdicts, Verdicts
 from sartor_operator.settings import Settings
 from sartor_operator.stacks import RepositoryStacks
 
 LOG = logging.getLogger(__name__)
 LEASE_LOST = 3
 """Exit code when the lease was lost."""
+ROLLOUT_WORKERS = 5
+"""Workers that look at rollouts only, one of them only at what cannot wait: an abort waits for nothing that is under way."""
+ROLLOUT_BACKOFF = 1.0
+"""Longest back-off of a rollout, in seconds: what a human asks for meanwhile waits no longer."""
+ASK_AGAIN = 15.0
+"""Seconds between two questions for kinds that the cluster does not know."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +74,7 @@ class Options:
     metrics_port: int = 0
     workers: int = 8
     token_file: Path | None = None
+    verdicts: Verdicts = field(default_factory=NoVerdicts)
 
 
 class Operator:
@@ -66,6 +86,9 @@ class Operator:
         self.metrics = Metrics(clock=self._clock)
         self.cache = Cache()
         self.queue: KeyQueue[Key] = KeyQueue(self._clock)
+        self.rollouts: KeyQueue[Key] = KeyQueue(self._clock, longest_backoff=ROLLOUT_BACKOFF)
+        self.known: set[Kind] = set()
+        """Optional kinds that the cluster knows."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: Client | None = None
         self._plain: aiohttp.ClientSession | None = None
@@ -95,18 +118,36 @@ class Operator:
         self.metrics.leader.set(1)
         begun = self._clock()
         reflectors = await self._first_lists(client)
+        later = [self._reflector(client, kind) for kind in OPTIONAL if kind not in self.known]
         self.cache.listen(self._changed)
         self.metrics.objects.set_function(lambda: len(self.cache))
-        self.metrics.depth.set_function(lambda: len(self.queue))
+        self.metrics.depth.set_function(lambda: len(self.queue) + len(self.rollouts))
         applier = Applier(client, self.cache, RepositoryStacks(self._session, options.token_file), now=time.time)
-        controller = Controller(self.cache, client, applier, options.settings, self.metrics, time.time)
+        controller = Controller(
+            self.cache,
+            client,
+            applier,
+            options.settings,
+            self.metrics,
+            time.time,
+            verdicts=options.verdicts,
+            gateway_api=lambda: HTTP_ROUTE in self.known,
+        )
         for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
-                self.queue.add(key_of(kind, manifest))
+                self._queue_of(kind).add(key_of(kind, manifest))
         for reflector in reflectors:
             self._spawn(reflector.run())
+        for reflector in later:
+            self._spawn(self._await_kind(reflector))
         for _ in range(options.workers):
-            self._spawn(work(self.queue, controller, self.metrics, clock=self._clock, now=time.time))
+            self._spawn(
+                work(self.queue, controller, self.metrics, clock=self._clock, now=time.time, lets_pass=self.rollouts)
+            )
+        for number in range(ROLLOUT_WORKERS):
+            self._spawn(
+                work(self.rollouts, controller, self.metrics, clock=self._clock, now=time.time, only_first=number == 0)
+            )
         LOG.info("leading; %d objects listed in %.1f s", len(self.cache), self._clock() - begun)
 
     async def stop(self) -> None:
@@ -150,17 +191,50 @@ class Operator:
     async def _first_lists(self, client: Client) -> list[Reflector]:
         made: list[Reflector] = []
         for kind in (*WHOLE, *CHILDREN):
-            reflector = Reflector(
-                client,
-                self.cache,
-                kind,
-                self._options.namespace if kind.namespaced else None,
-                selector=None if kind in WHOLE else names.SELECTOR,
-                seen=lambda k: self.metrics.seen(k.kind),
-            )
+            reflector = self._reflector(client, kind)
             await self._listed(kind, reflector)
             made.append(reflector)
+        for kind in OPTIONAL:
+            reflector = self._reflector(client, kind)
+            if await self._knows(reflector):
+                self.known.add(kind)
+                made.append(reflector)
         return made
+
+    def _reflector(self, client: Client, kind: Kind) -> Reflector:
+        everything = kind in WHOLE or kind in (GATEWAY_CLASS, GATEWAY)
+        return Reflector(
+            client,
+            self.cache,
+            kind,
+            self._options.namespace if kind.namespaced else None,
+            selector=None if everything else names.SELECTOR,
+            seen=lambda k: self.metrics.seen(k.kind),
+        )
+
+    async def _knows(self, reflector: Reflector) -> bool:
+        """List a kind that the cluster may not know, or not let the operator read. Anything else is tried until it works."""
+        while True:
+            try:
+                await reflector.list()
+                return True
+            except NotFoundError:
+                return False
+            except RefusedError as error:
+                LOG.warning("%s may not be listed: %s; rollouts go without", reflector.kind.plural, error)
+                return False
+            except ApiError as error:
+                LOG.error("%s cannot be listed: %s; again in 5 s", reflector.kind.plural, error)
+                await asyncio.sleep(5.0)
+
+    async def _await_kind(self, reflector: Reflector) -> None:
+        """Ask again and again for a kind that was not there at the start (CRDs that are installed later), then follow it."""
+        while not await self._knows(reflector):
+            await asyncio.sleep(ASK_AGAIN)
+        self.known.add(reflector.kind)
+        for manifest in self.cache.all(ROLLOUT):
+            self.rollouts.add(key_of(ROLLOUT, manifest))
+        await reflector.run()
 
     async def _listed(self, kind: Kind, reflector: Reflector) -> None:
         while True:
@@ -173,7 +247,13 @@ class Operator:
 
     def _changed(self, kind: Kind, before: Manifest | None, now: Manifest | None) -> None:
         for key in keys_for(self.cache, kind, before, now):
-            self.queue.add(key)
+            if key[0] is ROLLOUT:
+                self.rollouts.add(key, first=urgent(key, kind, before, now))
+            else:
+                self.queue.add(key)
+
+    def _queue_of(self, kind: Kind) -> KeyQueue[Key]:
+        return self.rollouts if kind is ROLLOUT else self.queue
 
 
 def run(options: Options) -> None:

@@ -183,6 +183,8 @@ class World:
     settings: Settings = field(default_factory=Settings)
     now: float = START
     store: dict[Key, Manifest] = field(default_factory=dict)
+    applied: dict[tuple[Key, str], Manifest] = field(default_factory=dict)
+    """What each field manager said of an object last: what it does not say any more is taken away."""
     version: int = 0
     serial: int = 0
     writes: list[str] = field(default_factory=list)
@@ -225,8 +227,11 @@ class World:
                 raise NotFoundError(what, status=404)
             made = self._stored(kind, copy.deepcopy(manifest))
         else:
-            merged = _merge(known, {k: v for k, v in manifest.items() if k != "status"})
+            said = {k: v for k, v in manifest.items() if k != "status"}
+            others = [said_before for (k, m), said_before in self.applied.items() if k == key and m != manager]
+            merged = _merge(_without(known, self.applied.get((key, manager), {}), said, others), said)
             made = self._update(key, known, merged)
+        self.applied[key, manager] = copy.deepcopy(manifest)
         self._after(what)
         return made
 
@@ -530,6 +535,22 @@ def _merge(old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, dict):
         return {**old, **{k: _merge(old.get(k), v) for k, v in new.items()}}
     return copy.deepcopy(new)
+
+
+def _without(there: Any, before: Any, now: Any, others: list[Any]) -> Any:
+    """An object without the fields that a manager said before and does not say now, unless another one says them, too."""
+    if not (isinstance(there, dict) and isinstance(before, dict)):
+        return there
+    left: Manifest = {}
+    for key, value in there.items():
+        say_so = [one[key] for one in others if isinstance(one, dict) and key in one]
+        if key not in before:
+            left[key] = value
+        elif isinstance(now, dict) and key in now:
+            left[key] = _without(value, before[key], now[key], say_so)
+        elif say_so or isinstance(before[key], dict):
+            left[key] = _without(value, before[key], {}, say_so)
+    return left
 
 
 class Process:

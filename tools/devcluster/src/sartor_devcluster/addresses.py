@@ -5,7 +5,7 @@ a process in the namespace may bind any node or pod address, and nothing leaves 
 """
 
 NODES = "10.240.0.0/16"
-"""Any address of it may be a node's InternalIP; the first is the control plane's, the second the DNS server's."""
+"""Any address of it may be a node's InternalIP; the first are the control plane's, the DNS server's, the Gateway's."""
 
 PODS = "10.244.0.0/16"
 """The cluster CIDR: the controller manager gives each Node a /24 of it, and a process may bind any address of it."""
@@ -38,6 +38,22 @@ ETCD_HEALTH_PORT = 2381
 CONTROLLER_MANAGER_PORT = 10257
 SCHEDULER_PORT = 10259
 PROXY_HEALTH_PORT, PROXY_METRICS_PORT = 10256, 10249
+
+GATEWAY_ADDRESS = "10.240.0.3"
+"""The Gateway's: address of a Service of type LoadBalancer, which leads where kube-proxy runs."""
+
+GATEWAY_PORT = 8080
+"""Of the Gateway's listener. The Service takes 80 as well, so that a URL needs no port."""
+
+ENVOY_ADDRESS = "10.240.0.4"
+"""Where Envoy is asked for its statistics, and reached without kube-proxy."""
+
+ENVOY_PORT = GATEWAY_PORT + 8000
+"""Where Contour has Envoy listen for the Gateway's listener, on every address of the namespace."""
+
+ENVOY_STATS_PORT = 8002
+PROMETHEUS_ADDRESS, PROMETHEUS_PORT = "10.240.0.5", 9090
+CONTOUR_XDS_PORT, CONTOUR_HEALTH_PORT, CONTOUR_METRICS_PORT, CONTOUR_DEBUG_PORT = 18001, 18002, 18003, 18004
 
 HOST = "127.0.0.1"
 """Where the forwarder listens, outside and inside the namespace."""

@@ -150,6 +150,12 @@ class AsyncApi:
         query = f"fieldManager={FIELD_MANAGER}&force=true"
         return await self.call("PATCH", f"{path}?{query}", manifest, kind="application/apply-patch+yaml")
 
+    async def apply_text(self, path: str, manifest: bytes) -> None:
+        """`apply` of a manifest as it lies in a file, YAML or JSON. Raises as `call` does."""
+        where = f"{path}?fieldManager={FIELD_MANAGER}&force=true"
+        request = _request("PATCH", where, self, manifest, "application/apply-patch+yaml")
+        _content(await _exchange(self.address, self.port, self.context, request, REQUEST_SECONDS))
+
     async def events(self, path: str, silence: float) -> AsyncGenerator[dict[str, Any]]:
         """The events of a watch, until the server ends it; `silence` seconds without a word end it as an `OSError`.
 

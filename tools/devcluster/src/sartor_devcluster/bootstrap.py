@@ -6,7 +6,7 @@ rights come with every cluster (`system:node-proxier`); the DNS server's do not.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sartor_devcluster import addresses as at
@@ -30,7 +30,7 @@ def objects(token: str) -> list[tuple[str, dict[str, Any]]]:
     """Path and manifest of each object that every cluster has."""
     identifier, secret = token.split(".")
     return [
-        _cluster_role(
+        cluster_role(
             APPROVER_USER,
             [
                 {"apiGroups": ["certificates.k8s.io"], "resources": [_CSR], "verbs": ["get", "list", "watch"]},
@@ -44,15 +44,15 @@ def objects(token: str) -> list[tuple[str, dict[str, Any]]]:
                 {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
             ],
         ),
-        _binding(APPROVER_USER, APPROVER_USER, _user(APPROVER_USER)),
-        _binding("sartor:apiserver-to-kubelet", "system:kubelet-api-admin", _user(KUBELET_CLIENT)),
-        _binding("sartor:node-bootstrapper", "system:node-bootstrapper", _group(_BOOTSTRAPPERS)),
-        _binding(
+        binding(APPROVER_USER, APPROVER_USER, user(APPROVER_USER)),
+        binding("sartor:apiserver-to-kubelet", "system:kubelet-api-admin", user(KUBELET_CLIENT)),
+        binding("sartor:node-bootstrapper", "system:node-bootstrapper", _group(_BOOTSTRAPPERS)),
+        binding(
             "sartor:node-client-certificates",
             "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
             _group(_BOOTSTRAPPERS),
         ),
-        _binding(
+        binding(
             "sartor:node-client-renewal",
             "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
             _group("system:nodes"),
@@ -109,14 +109,14 @@ def dns_objects() -> list[tuple[str, dict[str, Any]]]:
         "ports": ports,
     }
     return [
-        _cluster_role(
+        cluster_role(
             DNS_USER,
             [
                 {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": _WATCH},
                 {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _WATCH},
             ],
         ),
-        _binding(DNS_USER, DNS_USER, _user(DNS_USER)),
+        binding(DNS_USER, DNS_USER, user(DNS_USER)),
         ("/api/v1/namespaces/kube-system/services/kube-dns", service),
         ("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns", endpoints),
     ]
@@ -137,7 +137,8 @@ async def usable(api: AsyncApi) -> bool:
     return True
 
 
-def _cluster_role(name: str, rules: list[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+def cluster_role(name: str, rules: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Path and manifest of a ClusterRole."""
     manifest = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -147,7 +148,8 @@ def _cluster_role(name: str, rules: list[Mapping[str, Any]]) -> tuple[str, dict[
     return f"{_RBAC}/clusterroles/{name}", manifest
 
 
-def _binding(name: str, role: str, subject: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+def binding(name: str, role: str, subject: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Path and manifest of the binding of a ClusterRole to one subject."""
     manifest = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
@@ -158,7 +160,8 @@ def _binding(name: str, role: str, subject: Mapping[str, str]) -> tuple[str, dic
     return f"{_RBAC}/clusterrolebindings/{name}", manifest
 
 
-def _user(name: str) -> dict[str, str]:
+def user(name: str) -> dict[str, str]:
+    """A user, as the subject of a binding."""
     return {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}
 
 

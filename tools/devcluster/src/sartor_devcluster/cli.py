@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"an argument for a component ({', '.join(components.NAMES)}); repeatable",
     )
     up.add_argument("--user-namespace", action="store_true", help="use a user namespace even as root")
+    up.add_argument("--gateway", action="store_true", help="have Contour, Envoy and Prometheus as well")
     optional = tuple(components.CONSEQUENCES)
     for flag, text in (("--require", "fail where this machine cannot have it"), ("--without", "leave it out")):
         help = f"{text} ({', '.join(optional)}); repeatable"
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     command("shell", _shell, "a shell in the cluster's network namespace, with KUBECONFIG set")
     binaries = command("binaries", _binaries, "find, download or build the Kubernetes binaries and tell their folder")
+    binaries.add_argument("--gateway", action="store_true", help="those of the Gateway as well")
     binaries.add_argument("--from", action="append", choices=tuple(Source), dest="sources", help="only from there")
     return parser
 
@@ -124,6 +126,7 @@ def _up(options: argparse.Namespace) -> None:
         user_namespace=options.user_namespace,
         require=options.require,
         without=options.without,
+        gateway=options.gateway,
         say=_say,
     )
     _print(f"export KUBECONFIG={cluster.kubeconfig}")
@@ -200,7 +203,7 @@ def _enter(cluster: DevCluster, command: Sequence[str]) -> None:
 def _binaries(options: argparse.Namespace) -> None:
     sources = [Source(name) for name in options.sources] if options.sources else tuple(Source)
     found = find_binaries(sources=sources, say=_say)
-    addons = find_addons(found, sources=sources, say=_say)
+    addons = find_addons(found, gateway=options.gateway, sources=sources, say=_say)
     for name, reason in addons.absent.items():
         _say(without(name, reason))
     _print(str(found["kube-apiserver"].parent))

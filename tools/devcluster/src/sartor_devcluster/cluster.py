@@ -110,6 +110,7 @@ class DevCluster(Cluster):
         user_namespace: bool = False,
         require: Sequence[str] = (),
         without: Sequence[str] = (),
+        gateway: bool = False,
         ready_seconds: float = READY_SECONDS,
         say: Say = lambda _: None,
     ) -> "DevCluster":
@@ -119,18 +120,22 @@ class DevCluster(Cluster):
         however that ends. `extra_arguments` are appended to a component's own. A cluster that was killed, or ended with
         `down(keep=True)`, goes on with its data.
 
-        Of kube-proxy and coredns it does without what is named by `without` and what this machine cannot have, which
-        `say` is told in a sentence; for one in `require` that is a `StartError`. Raises `StartError`, `BinariesError`,
-        `IsolationError`.
+        With `gateway` it has Contour, Envoy, the Gateway `gateways/inference`, and Prometheus as well.
+
+        Of these, kube-proxy and coredns it does without what is named by `without` and what this machine cannot have,
+        which `say` is told in a sentence; for one in `require` that is a `StartError`.
+        Raises `StartError`, `BinariesError`, `IsolationError`.
         """
         layout = Layout.of(name, root or state_root())
         namespace.require_tools()
         extra = {component: tuple(arguments) for component, arguments in (extra_arguments or {}).items()}
         _known(extra, components.NAMES)
         _known({*require, *without}, tuple(components.CONSEQUENCES))
+        if (part := next((name for name in require if name in components.GATEWAY), None)) and not gateway:
+            raise StartError(f"{part} is required, but it is part of the Gateway, which was not asked for")
         with locked(layout):
             if alive(layout):
-                wanted = Settings({}, "", "", extra, user_namespace, without=tuple(without))
+                wanted = Settings({}, "", "", extra, user_namespace, without=tuple(without), gateway=gateway)
                 if not read_settings(layout.settings).same_cluster(wanted):
                     raise StartError(
                         f"cluster {name} is running with other settings; `sartor-devcluster down --name {name}` first"
@@ -140,7 +145,7 @@ class DevCluster(Cluster):
                 _require(require, absences(answer))
                 return cluster
             found = binaries or find_binaries(say=say)
-            addons = find_addons(found, without=without, say=say)
+            addons = find_addons(found, without=without, gateway=gateway, say=say)
             _require(require, addons.absent)
             layout.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
             layout.folder.chmod(0o700)
@@ -153,6 +158,7 @@ class DevCluster(Cluster):
                 _token_before(layout) or bootstrap.new_token(),
                 tuple(without),
                 addons.absent,
+                gateway,
             )
             write_settings(layout.settings, settings)
             begun = time.monotonic()
@@ -190,6 +196,14 @@ class DevCluster(Cluster):
         return self.layout.audit_log
 
     @property
+    def access_log(self) -> Path:
+        """What Envoy wrote of each request, a JSON object a line (`gateway.ACCESS_LOG_FIELDS`).
+
+        It grows to `accesslog.LIMIT` bytes, then it is `access.log.1` and a new one begins.
+        """
+        return self.layout.access_log
+
+    @property
     def inner_kubeconfig(self) -> Path:
         """For processes inside the namespace: straight to the API server, without the forwarder."""
         return self.layout.inner_kubeconfig
@@ -208,6 +222,22 @@ class DevCluster(Cluster):
         if not status.running or status.absent(components.COREDNS) is not None:
             return ()
         return (at.DNS_ADDRESS,) if status.absent(components.KUBE_PROXY) is not None else (at.DNS_SERVICE,)
+
+    def gateway_address(self) -> tuple[str, int] | None:
+        """Where a client inside the namespace reaches the Gateway; None where the cluster has none. Asked now."""
+        status = self.status()
+        if not status.has(components.ENVOY):
+            return None
+        if status.has(components.KUBE_PROXY):
+            return at.GATEWAY_ADDRESS, at.GATEWAY_PORT
+        return at.ENVOY_ADDRESS, at.ENVOY_PORT
+
+    def rotate_access_log(self) -> None:
+        """Have Envoy begin a new access log now; the one so far is `access.log.1`. Nothing is lost.
+
+        Raises `DevclusterError` while Envoy does not serve.
+        """
+        control.ask(self.layout.control, "rotate")
 
     def status(self) -> Status:
         """Asked now. A cluster that is not running has a status too."""

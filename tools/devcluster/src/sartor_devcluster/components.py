@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sartor_devcluster import addresses as at
+from sartor_devcluster import gateway, prometheus
 from sartor_devcluster.layout import Layout
 from sartor_devcluster.pki import Pki
 
@@ -16,14 +17,32 @@ ETCD, API_SERVER = "etcd", "kube-apiserver"
 CONTROLLER_MANAGER, SCHEDULER = "kube-controller-manager", "kube-scheduler"
 KUBE_PROXY, COREDNS = "kube-proxy", "coredns"
 APPROVER = "kubelet-serving-approver"
+CONTOUR, ENVOY, PROMETHEUS = "contour", "envoy", "prometheus"
 
-NAMES = (ETCD, API_SERVER, CONTROLLER_MANAGER, SCHEDULER, KUBE_PROXY, COREDNS, APPROVER)
+NAMES = (
+    ETCD,
+    API_SERVER,
+    CONTROLLER_MANAGER,
+    SCHEDULER,
+    KUBE_PROXY,
+    COREDNS,
+    APPROVER,
+    CONTOUR,
+    ENVOY,
+    PROMETHEUS,
+)
 
 CONSEQUENCES = {
     KUBE_PROXY: "addresses of Services lead nowhere",
     COREDNS: "names of Services are not resolved",
+    CONTOUR: "no HTTPRoute takes effect",
+    ENVOY: "the Gateway takes no request",
+    PROMETHEUS: "nobody keeps metrics",
 }
 """The components that a cluster comes up without where it must, and what follows then."""
+
+GATEWAY = (CONTOUR, ENVOY, PROMETHEUS)
+"""What a cluster has only where a Gateway is asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,30 @@ def component_specs(
         ready = Probe("http", at.DNS_ADDRESS, at.DNS_READY_PORT, "/ready")
         specs.append(ComponentSpec(COREDNS, command, (ready,), API_SERVER))
     approver = (sys.executable, "-m", "sartor_devcluster.approver", str(layout.folder), *extra.get(APPROVER, ()))
-    return (*specs, ComponentSpec(APPROVER, approver, (), API_SERVER))
+    specs.append(ComponentSpec(APPROVER, approver, (), API_SERVER))
+    return (*specs, *_gateway_specs(layout, binaries, extra))
+
+
+def _gateway_specs(
+    layout: Layout, binaries: Mapping[str, str], extra: Mapping[str, tuple[str, ...]]
+) -> list[ComponentSpec]:
+    """Those of `GATEWAY` for which there is a program."""
+    commands = {
+        CONTOUR: ("serve", *gateway.CONTOUR_SWITCHES, *flags(gateway.contour_arguments(layout))),
+        ENVOY: gateway.envoy_arguments(layout),
+        PROMETHEUS: tuple(flags(prometheus.arguments(layout))),
+    }
+    probes = {
+        CONTOUR: Probe("http", at.HOST, at.CONTOUR_HEALTH_PORT, "/healthz"),
+        ENVOY: Probe("http", at.ENVOY_ADDRESS, at.ENVOY_STATS_PORT, "/ready"),  # served as Contour told it to
+        PROMETHEUS: Probe("http", at.PROMETHEUS_ADDRESS, at.PROMETHEUS_PORT, "/-/ready"),
+    }
+    after = {CONTOUR: API_SERVER, ENVOY: CONTOUR, PROMETHEUS: API_SERVER}
+    return [
+        ComponentSpec(name, (binaries[name], *command, *extra.get(name, ())), (probes[name],), after[name])
+        for name, command in commands.items()
+        if name in binaries
+    ]
 
 
 def flags(values: Mapping[str, object]) -> list[str]:

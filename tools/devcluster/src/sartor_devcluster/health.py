@@ -31,8 +31,12 @@ class Status:
     supervisor_pid: int | None
     components: tuple[ComponentHealth, ...]
 
+    def has(self, component: str) -> bool:
+        """Whether the cluster has a component, well or not."""
+        return any(c.name == component and c.phase != "absent" for c in self.components)
+
     def absent(self, component: str) -> str | None:
-        """Why the cluster does without a component; None where it has it."""
+        """Why the cluster does without a component; None where it has it, and where it was not asked for one."""
         return next((c.reason for c in self.components if c.name == component and c.phase == "absent"), None)
 
 

@@ -91,6 +91,37 @@ class Layout:
         return self.folder / "Corefile"
 
     @property
+    def contour_configuration(self) -> Path:
+        return self.folder / "contour.yaml"
+
+    @property
+    def envoy_bootstrap(self) -> Path:
+        return self.folder / "envoy.json"
+
+    @property
+    def envoy_admin(self) -> Path:
+        """Envoy's administration socket."""
+        return self.folder / "envoy-admin"
+
+    @property
+    def access_log(self) -> Path:
+        """What Envoy writes of each request."""
+        return self.folder / "access.log"
+
+    @property
+    def prometheus_configuration(self) -> Path:
+        return self.folder / "prometheus.yml"
+
+    @property
+    def prometheus_data(self) -> Path:
+        return self.folder / "prometheus"
+
+    @property
+    def prometheus_targets(self) -> Path:
+        """The pods that Prometheus asks."""
+        return self.folder / "pods.json"
+
+    @property
     def settings(self) -> Path:
         """What the cluster was asked to be; written by `up`, read by the supervisor."""
         return self.folder / "settings.json"

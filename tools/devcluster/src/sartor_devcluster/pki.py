@@ -30,6 +30,7 @@ KUBELET_CLIENT = "kube-apiserver-kubelet-client"
 
 APPROVER_USER = "system:sartor:kubelet-serving-approver"
 DNS_USER = "system:sartor:coredns"
+CONTOUR_USER = "system:sartor:contour"
 
 CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "admin": ADMIN,
@@ -37,6 +38,7 @@ CLIENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kube-scheduler": ("system:kube-scheduler", ()),
     "kube-proxy": ("system:kube-proxy", ()),
     "coredns": (DNS_USER, ()),
+    "contour": (CONTOUR_USER, ()),
     "kubelet-serving-approver": (APPROVER_USER, ()),
     "apiserver-kubelet-client": (KUBELET_CLIENT, ()),
 }

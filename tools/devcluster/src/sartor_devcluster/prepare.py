@@ -1,10 +1,10 @@
-"""What a cluster's components read when they start: certificates, kubeconfigs, the audit policy, the DNS server's
-configuration. Idempotent."""
+"""What a cluster's components read when they start: certificates, kubeconfigs, the audit policy, the
+configurations of the DNS server, the Gateway and Prometheus. Idempotent."""
 
 from datetime import datetime
 
 from sartor_devcluster import addresses as at
-from sartor_devcluster import components, kubeconfig
+from sartor_devcluster import components, gateway, kubeconfig, prometheus
 from sartor_devcluster.layout import Layout
 from sartor_devcluster.pki import ADMIN, CLIENTS, Identity, Pki
 
@@ -18,6 +18,10 @@ def prepare(layout: Layout, *, port: int, bootstrap_token: str, now: datetime) -
     pki.make(now)
     layout.audit_policy.write_text(components.AUDIT_POLICY, encoding="utf-8")
     layout.corefile.write_text(components.corefile(layout), encoding="utf-8")
+    layout.contour_configuration.write_text(gateway.contour_configuration(), encoding="utf-8")
+    layout.prometheus_configuration.write_text(prometheus.configuration(layout), encoding="utf-8")
+    layout.prometheus_data.mkdir(exist_ok=True)
+    layout.access_log.touch(mode=0o600)
     inside, outside = f"https://{at.API_ADDRESS}:{at.API_PORT}", f"https://{at.HOST}:{port}"
     authority = pki.certificate("ca").read_bytes()
 
@@ -31,6 +35,7 @@ def prepare(layout: Layout, *, port: int, bootstrap_token: str, now: datetime) -
         components.SCHEDULER,
         components.KUBE_PROXY,
         components.COREDNS,
+        components.CONTOUR,
     ):
         user, _ = CLIENTS[component]
         kubeconfig.write(layout.component_kubeconfig(component), config(inside, user, pki.identity(component)))

@@ -121,6 +121,13 @@ class Component:
         self._process.send_signal(signal.SIGTERM)
         return True
 
+    def signal(self, number: signal.Signals) -> bool:
+        """Send it a signal. False, and nothing happens, while it does not run."""
+        if self._process is None:
+            return False
+        self._process.send_signal(number)
+        return True
+
     async def stop(self, *, kill: bool) -> None:
         """End it and keep it ended. SIGKILL at once with `kill`, else after `GRACE_SECONDS`. Idempotent."""
         self._wanted.clear()

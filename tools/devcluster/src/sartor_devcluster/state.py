@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sartor_devcluster.errors import StateError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,16 @@ class Settings:
     """Components that it is asked to do without."""
     absent: Mapping[str, str] = field(default_factory=dict[str, str])
     """The reason of each component that it does without, as far as that was known before it started."""
+    gateway: bool = False
+    """Whether it is asked to have a Gateway."""
 
     def same_cluster(self, other: "Settings") -> bool:
         """Whether a running cluster with `other` settings is what is asked for; its binaries may be older."""
-        return (self.extra_arguments, self.user_namespace, sorted(self.without)) == (
+        return (self.extra_arguments, self.user_namespace, sorted(self.without), self.gateway) == (
             other.extra_arguments,
             other.user_namespace,
             sorted(other.without),
+            other.gateway,
         )
 
 
@@ -106,6 +109,7 @@ def read_settings(path: Path) -> Settings:
             bootstrap_token=str(content["bootstrap_token"]),
             without=tuple(map(str, content["without"])),
             absent={str(name): str(reason) for name, reason in content["absent"].items()},
+            gateway=bool(content["gateway"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path, error) from error

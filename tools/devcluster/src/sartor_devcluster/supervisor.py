@@ -23,16 +23,29 @@ from typing import Any
 
 from sartor_devcluster import addresses as at
 from sartor_devcluster import bootstrap, control, namespace
+from sartor_devcluster.accesslog import Rotation
 from sartor_devcluster.api import ApiError, AsyncApi, tls, well
-from sartor_devcluster.components import CONSEQUENCES, COREDNS, KUBE_PROXY, component_specs
+from sartor_devcluster.binaries.contour import CRDS
+from sartor_devcluster.components import (
+    CONSEQUENCES,
+    CONTOUR,
+    COREDNS,
+    ENVOY,
+    KUBE_PROXY,
+    PROMETHEUS,
+    component_specs,
+)
 from sartor_devcluster.environment import scrubbed, with_folder
 from sartor_devcluster.errors import DevclusterError
 from sartor_devcluster.forward import forward
+from sartor_devcluster.gateway import write_envoy_bootstrap
+from sartor_devcluster.gateway_objects import GatewayObjects
 from sartor_devcluster.layout import Layout
 from sartor_devcluster.namespace import Services
 from sartor_devcluster.pki import Pki
 from sartor_devcluster.prepare import prepare
 from sartor_devcluster.process import Component, describe, exited
+from sartor_devcluster.prometheus_targets import keep_targets
 from sartor_devcluster.proxy_node import ProxyNode
 from sartor_devcluster.state import ProcessId, Settings, State, read_settings, read_state, write_state
 
@@ -71,6 +84,8 @@ class Supervisor:
             spec.name: Component(spec, layout, environment, say, partial(self._gate, spec.name)) for spec in specs
         }
         self._proxy_node = ProxyNode(self._api, partial(self._well, KUBE_PROXY), self._renew_proxy)
+        self._gateway = GatewayObjects(self._api, Path(binaries.get(CONTOUR, "")).parent / CRDS, say)
+        self._rotation = Rotation(layout.access_log, partial(self._well, ENVOY), self._reopen_access_log)
         self._bootstrapped = asyncio.Event()
         self._settled = {name for name in self._components if name not in CONSEQUENCES}
         self._reason: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -97,6 +112,11 @@ class Supervisor:
         ]
         if KUBE_PROXY in self._components:
             tasks.append(self._task(self._proxy_node.keep(), "node of kube-proxy"))
+        if CONTOUR in self._components:
+            tasks.append(self._task(self._gateway.make(), "objects of the Gateway"))
+            tasks.append(self._task(self._rotation.keep(), "rotation of the access log"))
+        if PROMETHEUS in self._components:
+            tasks.append(self._task(keep_targets(self._api, self._layout.prometheus_targets), "targets of Prometheus"))
         for listener in listeners:
             self._servers.append(await forward(listener, at.API_ADDRESS, at.API_PORT))
         say(f"ending: {await self._reason}")
@@ -154,6 +174,11 @@ class Supervisor:
         say(f"going on without {name}: {reason}")
         if name == KUBE_PROXY:
             namespace.route_services(Services.UNPROXIED)
+        if name == CONTOUR and ENVOY not in self._absent:
+            await self._give_up(ENVOY, "contour, which tells it what to serve, is not there")
+
+    def _reopen_access_log(self) -> bool:
+        return self._components[ENVOY].signal(signal.SIGUSR1)
 
     def _renew_proxy(self) -> None:
         if self._components[KUBE_PROXY].renew():
@@ -194,6 +219,7 @@ class Supervisor:
             "forward": partial(self._forward, request, handles),
             "stop": partial(self._stop, request),
             "start": partial(self._start, request),
+            "rotate": self._rotate,
         }
         if (operation := operations.get(str(request["operation"]))) is None:
             raise DevclusterError(f"this cluster was started by a version that does not know {request['operation']}")
@@ -220,6 +246,11 @@ class Supervisor:
         self._component(request).start()
         return {}
 
+    async def _rotate(self) -> dict[str, Any]:
+        if ENVOY not in self._components or not await self._rotation.rotate():
+            raise DevclusterError("Envoy does not serve, so that there is no access log to begin anew")
+        return {}
+
     def _component(self, request: dict[str, Any]) -> Component:
         name = str(request["component"])
         if (reason := self._absent.get(name)) is not None:
@@ -236,7 +267,8 @@ class Supervisor:
         names = [name for name in self._components if name not in self._absent]
         answers = await asyncio.gather(*map(self._well, names))
         health = [is_well and name in self._settled for name, is_well in zip(names, answers, strict=True)]
-        ready = all(health) and self._bootstrapped.is_set() and await bootstrap.usable(self._api)
+        made = self._bootstrapped.is_set() and (CONTOUR not in names or self._gateway.served.is_set())
+        ready = all(health) and made and await bootstrap.usable(self._api)
         listed = [
             {**asdict(self._components[name].status()), "well": is_well, "reason": ""}
             for name, is_well in zip(names, health, strict=True)
@@ -249,10 +281,14 @@ class Supervisor:
         """Until a component may start: the one that it must not start before is well, and what it reads is there. What
         it is told only now."""
         after = self._specs[name].after
+        if name == ENVOY and name in self._settled:
+            after = None  # only its first start waits: later it is, as anywhere, Envoy that waits for Contour
         while after is not None and not await self._answers(after):
             await asyncio.sleep(GATE_SECONDS)
         if name == COREDNS:
             await self._bootstrapped.wait()  # without its rights it would wait for seconds before it tries again
+        if name == CONTOUR:
+            await self._gateway.defined.wait()
         return await self._proxy_node.arguments() if name == KUBE_PROXY else ()
 
     async def _well(self, name: str) -> bool:
@@ -321,6 +357,8 @@ def supervise(layout: Layout, lifeline: int | None) -> None:
             absent[KUBE_PROXY] = reason
         namespace.route_services(Services.UNPROXIED if KUBE_PROXY in absent else Services.STARTING)
         prepare(layout, port=port, bootstrap_token=settings.bootstrap_token, now=datetime.now(UTC))
+        if CONTOUR in settings.binaries:
+            write_envoy_bootstrap(layout, settings.binaries[CONTOUR])
         init = ProcessId.of(init_pid)
         if own is None or init is None:
             raise DevclusterError("/proc does not show this process; mount it")

@@ -1,4 +1,5 @@
-"""What a cluster has beside its control plane where the machine allows: the service proxy and the DNS server.
+"""What a cluster has beside its control plane where the machine allows: the service proxy, the DNS server, and on request a
+Gateway and Prometheus.
 
 A cluster comes up without what is missing; each absence has its reason, a sentence that says what to do.
 """
@@ -12,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sartor_devcluster.binaries import build
+from sartor_devcluster.binaries.contour import find_contour
 from sartor_devcluster.binaries.coredns import find_coredns
 from sartor_devcluster.binaries.find import cache_folder, version_of
+from sartor_devcluster.binaries.gateway import find_envoy, find_prometheus
 from sartor_devcluster.binaries.offer import Binaries, Source, parse_version, show
-from sartor_devcluster.components import COREDNS, KUBE_PROXY
+from sartor_devcluster.components import CONTOUR, COREDNS, ENVOY, KUBE_PROXY, PROMETHEUS
 from sartor_devcluster.errors import BinariesError
 
 NFT = "nft"
@@ -43,6 +46,7 @@ def find_addons(
     kubernetes: Binaries,
     *,
     without: Collection[str] = (),
+    gateway: bool = False,
     environment: Mapping[str, str] = os.environ,
     sources: Iterable[Source] = tuple(Source),
     say: Callable[[str], None] = lambda _: None,
@@ -50,7 +54,8 @@ def find_addons(
 ) -> Addons:
     """Everything that can be had for this set of binaries but what is to be left out. CoreDNS may be downloaded or built.
 
-    `kernel` is the release of Linux (default: this machine's).
+    With `gateway` those of the Gateway, too; Contour may be built. `kernel` is the release of Linux (default: this
+    machine's).
     """
     paths: dict[str, Path] = {}
     absent = dict.fromkeys(without, ON_REQUEST)
@@ -67,7 +72,36 @@ def find_addons(
             say(f"CoreDNS from {found.source} ({found.path.parent})")
         except BinariesError as error:
             absent[COREDNS] = str(error)
+    if gateway:
+        _find_gateway(paths, absent, environment, sources, say)
     return Addons(paths, absent)
+
+
+def _find_gateway(
+    paths: dict[str, Path],
+    absent: dict[str, str],
+    environment: Mapping[str, str],
+    sources: Iterable[Source],
+    say: Callable[[str], None],
+) -> None:
+    """Contour and Envoy both or neither: without the other one each would only wait."""
+    try:
+        if PROMETHEUS not in absent:
+            paths[PROMETHEUS] = find_prometheus(environment)
+            say(f"Prometheus from {paths[PROMETHEUS]}")
+    except BinariesError as error:
+        absent[PROMETHEUS] = str(error)
+    try:
+        for name in (CONTOUR, ENVOY):
+            if name in absent:
+                raise BinariesError(f"{name} is {absent[name]}")
+        envoy = find_envoy(environment)  # before Contour, which may have to be built
+        found = find_contour(cache_folder(environment), environment, say, sources=sources)
+    except BinariesError as error:
+        absent.update(dict.fromkeys((CONTOUR, ENVOY), str(error)))
+        return
+    paths[CONTOUR], paths[ENVOY] = found.path, envoy
+    say(f"Contour from {found.source} ({found.path.parent}), Envoy from {envoy}")
 
 
 def find_nft(environment: Mapping[str, str], kernel: str) -> Path:

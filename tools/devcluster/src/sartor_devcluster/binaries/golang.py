@@ -49,22 +49,38 @@ def compile_program(
     environment: Mapping[str, str],
     say: Callable[[str], None],
     advice: str,
+    package: str = ".",
 ) -> None:
     """Fetch the modules of the program in `sources` and compile it to `output`. `advice`: what a failed compilation may
-    lack. Raises `BinariesError` with what Go said."""
+    lack. `package`: a program of one of the modules, where `sources` has none of its own. Raises `BinariesError` with what
+    Go said."""
     begun = time.monotonic()
-    settings = {**environment, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+    settings = _settings(environment)
     # Listing what is compiled downloads just the modules of that.
-    dependencies = [go, "list", "-deps", "-f={{.Name}}", "."]
+    dependencies = [go, "list", "-deps", "-f={{.Name}}", package]
     _run(dependencies, sources, settings, MODULE_SECONDS, "see that the Go module proxy can be reached")
     say(f"modules are there after {time.monotonic() - begun:.0f} s; compiling")
     flags = ["-trimpath", "-buildvcs=false", "-ldflags", link_flags, "-o", str(output)]
-    _run([go, "build", *flags, "."], sources, settings, BUILD_SECONDS, advice)
+    _run([go, "build", *flags, package], sources, settings, BUILD_SECONDS, advice)
     say(f"built in {time.monotonic() - begun:.0f} s")
 
 
-def _run(command: list[str], folder: Path, environment: Mapping[str, str], seconds: float, advice: str) -> None:
-    """Run a Go command in `folder`; it is killed with us, and after `seconds`."""
+def module_folder(go: str, sources: Path, module: str, environment: Mapping[str, str]) -> Path:
+    """Where the files of a module lie that the program in `sources` is built of. Raises `BinariesError`."""
+    listing = [go, "list", "-m", "-f={{.Dir}}", module]
+    said = _run(listing, sources, _settings(environment), MODULE_SECONDS, "see that the Go module proxy can be reached")
+    folder = Path((said.strip().splitlines() or [""])[-1])
+    if not folder.is_absolute() or not folder.is_dir():
+        raise BinariesError(f"the module {module} is not in Go's module cache; run go mod download, then try again")
+    return folder
+
+
+def _settings(environment: Mapping[str, str]) -> dict[str, str]:
+    return {**environment, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"}
+
+
+def _run(command: list[str], folder: Path, environment: Mapping[str, str], seconds: float, advice: str) -> str:
+    """Run a Go command in `folder` and return what it said; it is killed with us, and after `seconds`."""
     libc = ctypes.CDLL(None)
     with subprocess.Popen(
         command,
@@ -87,3 +103,4 @@ def _run(command: list[str], folder: Path, environment: Mapping[str, str], secon
     if process.returncode != 0:
         words = " ".join(line for line in output.strip().splitlines() if "downloading" not in line)[-600:]
         raise BinariesError(f"go {command[1]} failed: {words}; {advice}")
+    return output

@@ -1,0 +1,66 @@
+"""Where verdicts come from: a protocol, so that a rollout knows neither gateways nor statistics.
+
+A reading is the newest that is known; asking for it does no I/O. Samples are taken outside both engines.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sartor_api.conditions import Reason
+from sartor_api.serving_rollout import VerdictSummary
+from sartor_operator.conditions import AnyReason
+
+StepKind = Literal["mirror", "headerOptIn", "weight", "pause"]
+
+
+@dataclass(frozen=True)
+class ArmCounts:
+    """Requests of one arm in one step."""
+
+    samples: int = 0
+    errors: int = 0
+    handovers: int = 0
+
+
+@dataclass(frozen=True)
+class StepAsked:
+    """The step that a verdict is wanted for. `number` is from 1, `since` Unix seconds, `weight` the candidate's per cent."""
+
+    namespace: str
+    name: str
+    uid: str
+    number: int
+    kind: StepKind
+    since: float
+    weight: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is known of one step.
+
+    `reason` and `message` say why there is no verdict, or what an `error` comes from. Without a verdict and without a
+    message the source is at work and has not said anything yet.
+    """
+
+    verdict: VerdictSummary | None = None
+    baseline: ArmCounts = ArmCounts()
+    candidate: ArmCounts = ArmCounts()
+    reason: AnyReason = Reason.NO_SAMPLES
+    message: str = ""
+
+
+class Verdicts(Protocol):
+    """A source of verdicts. It must not block and must not raise: what goes wrong is a reading that says so."""
+
+    def latest(self, step: StepAsked) -> Reading: ...
+
+
+class NoVerdicts:
+    """No source: rollouts freeze, and say why. A human can still promote them."""
+
+    def latest(self, step: StepAsked) -> Reading:
+        return Reading(
+            message="no source of samples is configured for this operator; configure one, or promote by hand "
+            "(spec.control.promote)"
+        )
