@@ -16,7 +16,6 @@ from typing import Any, cast
 from sartor_operator import names
 from sartor_operator.kinds import (
     CONFIG_MAP,
-    ENDPOINT_SLICE,
     JOB,
     NODE,
     POD,
@@ -26,7 +25,6 @@ from sartor_operator.kinds import (
     Manifest,
 )
 from sartor_operator.pods.jobs import RECORDS_KEY
-from sartor_operator.rollout.index import rollout_indexes, slim_slice
 
 INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL)
 TARGET_INDEX, PROFILE_INDEX = "target", "profile"
@@ -67,8 +65,6 @@ def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
         slim["spec"] = {k: v for k, v in (slim.get("spec") or {}).items() if k != "template"}
     if kind is NODE:
         slim = _node(slim)
-    if kind is ENDPOINT_SLICE:
-        slim = slim_slice(slim)
     return _shared(slim)
 
 
@@ -102,7 +98,6 @@ def indexed(kind: Kind, manifest: Manifest) -> list[tuple[str, str, str]]:
     """(namespace or `EVERYWHERE`, index, value) of an object."""
     namespace = str(manifest["metadata"].get("namespace") or "")
     found = [(namespace, label, value) for label in INDEXED if (value := names.label(manifest, label))]
-    found += rollout_indexes(kind, manifest)
     spec: dict[str, Any] = manifest.get("spec") or {}
     if kind is SYNTHESIS:
         if target := _at(spec, "hardware", "targetRef", "name"):
