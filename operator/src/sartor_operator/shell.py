@@ -27,7 +27,7 @@ from sartor_operator.cache import Cache, Key, key_of
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
 from sartor_operator.controller import Controller, keys_for, work
-from sartor_operator.errors import ApiError
+from sartor_operator.errors import ApiError, PortError
 from sartor_operator.keyqueue import KeyQueue
 from sartor_operator.kinds import CHILDREN, LOOKED_AT, WHOLE, Kind, Manifest
 from sartor_operator.lease import Leadership
@@ -74,8 +74,6 @@ class Operator:
     async def start(self) -> None:
         """Become the leader, know the cluster, begin to work."""
         options = self._options
-        if options.metrics_port:
-            start_http_server(options.metrics_port, registry=self.metrics.registry)
         client = self._client = Client(options.connection, counted=self.metrics.counted)
         self._plain = aiohttp.ClientSession()
         if options.lease_seconds:
@@ -177,9 +175,14 @@ class Operator:
 
 
 def run(options: Options) -> None:
-    """Until a signal ends it."""
+    """Until a signal ends it. Raises `PortError` if metrics cannot be served at the port."""
     registry = kopf.OperatorRegistry()
     operator = Operator(options)
+    if options.metrics_port:
+        try:
+            start_http_server(options.metrics_port, registry=operator.metrics.registry)
+        except OSError as error:
+            raise PortError(f"metrics cannot be served at port {options.metrics_port}: {error.strerror}") from error
     _register(registry, operator, options)
     kopf.run(
         registry=registry,
