@@ -48,9 +48,9 @@ def test_a_node_that_is_drained_costs_no_attempt(cluster: DevCluster, tmp_path: 
     with Kubelet(
         cluster.kubeconfig, None, node=node, alone=True, script=gate.script, delivered=gate.delivered
     ) as kubelet:
-        target(cluster, "drained", labels)
-        try:
-            with scene(cluster, tmp_path, kubelet=kubelet) as life:
+        with scene(cluster, tmp_path, kubelet=kubelet) as life:
+            target(cluster, "drained", labels)
+            try:
                 life.begin(*LIVES, hardware={"targetRef": {"name": "drained"}})
                 for name, step in LIVES.items():
                     life.at(name, step)
@@ -61,8 +61,8 @@ def test_a_node_that_is_drained_costs_no_attempt(cluster: DevCluster, tmp_path: 
                 cluster.kubectl("taint", "node", node, "test.sartor.dev/drain-", check=True)
                 life.serving()
                 blamed_nobody(life, {"PodDisrupted", "BaselineLost", "CandidatePodLost", "BaselineNotReady"})
-        finally:
-            cluster.kubectl("delete", "hwt/drained", f"node/{node}", check=True)
+            finally:
+                cluster.kubectl("delete", "hwt/drained", f"node/{node}", check=True)
 
 
 @pytest.fixture(scope="module")

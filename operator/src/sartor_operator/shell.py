@@ -205,5 +205,6 @@ def _register(registry: kopf.OperatorRegistry, operator: Operator, options: Opti
         await operator.stop()
 
     kopf.on.login(registry=registry)(login)
-    kopf.on.startup(registry=registry)(startup)
+    # Repeated every minute by kopf otherwise; whoever runs the process restarts it sooner, from nothing.
+    kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(startup)
     kopf.on.cleanup(registry=registry)(cleanup)
