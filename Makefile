@@ -10,7 +10,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-cluster demo-down test test-fast test-local test-cluster test-exhaustive bench lint generate lock clean
+.PHONY: help setup baseline demo demo-down quickstart test test-fast test-local test-cluster test-exhaustive bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,17 +30,17 @@ setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) a
 baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
 	.venv/bin/sartor baseline setup
 
-demo: setup  ## the main job: write a stack for the quickstart workload, prove it, beat vLLM
-	.venv/bin/sartor baseline setup
-	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
-
-demo-cluster: setup  ## the same on a Kubernetes of its own: apply a ServingSynthesis, get Deployments of stack and vLLM
+demo: setup  ## the main job, on a Kubernetes of its own: apply a ServingSynthesis, get a proven stack beside vLLM
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor-devcluster binaries
 	.venv/bin/sartor-demo up $(ARGS)
 
-demo-down:  ## end what `make demo-cluster` left running
+demo-down:  ## end what `make demo` left running
 	.venv/bin/sartor-demo down
+
+quickstart: setup  ## the same without a cluster: write a stack for the quickstart workload, prove it, beat vLLM
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
 test: setup  ## all tests, on real vLLM and a Kubernetes of their own (the first time builds it), but test-exhaustive
 	.venv/bin/sartor baseline setup

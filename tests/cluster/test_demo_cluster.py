@@ -1,6 +1,6 @@
 """The demonstration with everything real but the size: roles, git service, node and delivery, on a tiny model.
 
-The baseline is `transformers`, so that nothing has to be compiled for it; `make demo-cluster` does the same with vLLM.
+The baseline is `transformers`, so that nothing has to be compiled for it; `make demo` does the same with vLLM.
 """
 
 import json

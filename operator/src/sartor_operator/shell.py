@@ -72,10 +72,16 @@ class Operator:
         self._lease: Leadership | None = None
 
     async def start(self) -> None:
-        """Become the leader, know the cluster, begin to work."""
+        """Know the cluster, become the leader, begin to work."""
         options = self._options
         client = self._client = Client(options.connection, counted=self.metrics.counted)
         self._plain = aiohttp.ClientSession()
+        # Before it leads, so that whoever takes over knows the cluster already.
+        begun = self._clock()
+        reflectors = await self._first_lists(client)
+        LOG.info("%d objects listed in %.1f s", len(self.cache), self._clock() - begun)
+        for reflector in reflectors:
+            self._spawn(reflector.run())
         if options.lease_seconds:
             self._lease = Leadership(
                 client,
@@ -91,8 +97,6 @@ class Operator:
             client.fence(lambda: lease.valid)
             self._spawn(self._keep(lease))
         self.metrics.leader.set(1)
-        begun = self._clock()
-        reflectors = await self._first_lists(client)
         self.cache.listen(self._changed)
         self.metrics.objects.set_function(lambda: len(self.cache))
         self.metrics.depth.set_function(lambda: len(self.queue))
@@ -101,11 +105,9 @@ class Operator:
         for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
                 self.queue.add(key_of(kind, manifest))
-        for reflector in reflectors:
-            self._spawn(reflector.run())
         for _ in range(options.workers):
             self._spawn(work(self.queue, controller, self.metrics, clock=self._clock, now=time.time))
-        LOG.info("leading; %d objects listed in %.1f s", len(self.cache), self._clock() - begun)
+        LOG.info("leading; %d objects known", len(self.cache))
 
     async def stop(self) -> None:
         """End the work, then give the lease back."""

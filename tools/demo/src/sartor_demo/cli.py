@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PROBLEM
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what runs goes on. `make demo-cluster` looks at it again, `make demo-down` ends it",
+            "\ninterrupted; what runs goes on. `make demo` looks at it again, `make demo-down` ends it",
             file=sys.stderr,
         )
         return 130
