@@ -147,7 +147,7 @@ def steady(process: OperatorProcess, looks: int, seconds: float) -> None:
         except OSError:
             return False
 
-    wait_for("steady", look, seconds, every=0.1)
+    wait_for("steady", look, seconds, every=0.5)  # each look costs the operator a page of metrics
 
 
 def settled(cluster: DevCluster, quiet: float = 20.0) -> None:

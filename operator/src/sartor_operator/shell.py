@@ -76,26 +76,8 @@ class Operator:
         options = self._options
         client = self._client = Client(options.connection, counted=self.metrics.counted)
         self._plain = aiohttp.ClientSession()
-        # Before it leads, so that whoever takes over knows the cluster already.
-        begun = self._clock()
-        reflectors = await self._first_lists(client)
-        LOG.info("%d objects listed in %.1f s", len(self.cache), self._clock() - begun)
-        for reflector in reflectors:
-            self._spawn(reflector.run())
-        if options.lease_seconds:
-            self._lease = Leadership(
-                client,
-                namespace=options.lease_namespace,
-                name=options.lease_name,
-                identity=options.identity,
-                seconds=options.lease_seconds,
-                wall=time.time,
-                clock=self._clock,
-            )
-            await self._lease.acquire()
-            lease = self._lease
-            client.fence(lambda: lease.valid)
-            self._spawn(self._keep(lease))
+        # At once: a lease that its holder left behind takes its time, and so do lists.
+        await asyncio.gather(self._know(client), self._lead(client))
         self.metrics.leader.set(1)
         self.cache.listen(self._changed)
         self.metrics.objects.set_function(lambda: len(self.cache))
@@ -123,6 +105,32 @@ class Operator:
             await self._plain.close()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _know(self, client: Client) -> None:
+        """The cache holds the cluster, and is kept up to date."""
+        begun = self._clock()
+        reflectors = await self._first_lists(client)
+        LOG.info("%d objects listed in %.1f s", len(self.cache), self._clock() - begun)
+        for reflector in reflectors:
+            self._spawn(reflector.run())
+
+    async def _lead(self, client: Client) -> None:
+        """This process is the leader, and ends when it is not any more."""
+        options = self._options
+        if not options.lease_seconds:
+            return
+        lease = self._lease = Leadership(
+            client,
+            namespace=options.lease_namespace,
+            name=options.lease_name,
+            identity=options.identity,
+            seconds=options.lease_seconds,
+            wall=time.time,
+            clock=self._clock,
+        )
+        await lease.acquire()
+        client.fence(lambda: lease.valid)
+        self._spawn(self._keep(lease))
 
     def _session(self) -> aiohttp.ClientSession:
         assert self._plain is not None, "the session was opened at the start"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from sartor_operator import cli, names
 from sartor_operator.cache import Cache
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
-from sartor_operator.controller import keys_for
+from sartor_operator.controller import keys_for, work
 from sartor_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -38,6 +39,7 @@ from sartor_operator.kinds import (
     Manifest,
 )
 from sartor_operator.lease import Leadership
+from sartor_operator.metrics import Metrics
 from sartor_operator.reflector import Reflector
 
 
@@ -176,6 +178,28 @@ def test_a_key_is_with_one_worker_at_a_time_and_comes_again_if_it_changed() -> N
         assert await queue.take() == "a"
 
     asyncio.run(story())
+
+
+def test_looks_that_wait_for_nothing_give_others_their_turn() -> None:
+    """The renewal of the lease among them, when a thousand objects have to be looked at after a start."""
+
+    class Idle:
+        async def reconcile(self, key: Any) -> None:
+            return None
+
+    async def story() -> int:
+        queue: KeyQueue[Any] = KeyQueue(time.monotonic)
+        for number in range(500):
+            queue.add((RUN, "ns", str(number)))
+        metrics, turns = Metrics(clock=time.monotonic), 0
+        working = asyncio.create_task(work(queue, Idle(), metrics, clock=time.monotonic, now=time.time))  # type: ignore[arg-type]
+        while len(queue):
+            await asyncio.sleep(0)
+            turns += 1
+        working.cancel()
+        return turns
+
+    assert asyncio.run(story()) > 400
 
 
 def test_wake_times_and_back_off() -> None:
