@@ -11,7 +11,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-cluster demo-down test test-fast test-cluster test-exhaustive bench lint generate lock clean
+.PHONY: help setup baseline demo demo-down quickstart test test-all test-fast test-cluster test-exhaustive bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,17 +31,17 @@ setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) a
 baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
 	.venv/bin/sartor baseline setup
 
-demo: setup  ## the main job: write a stack for the quickstart workload, prove it, beat vLLM
-	.venv/bin/sartor baseline setup
-	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
-
-demo-cluster: setup  ## the same on a Kubernetes of its own: apply a ServingSynthesis, get Deployments of stack and vLLM
+demo: setup  ## the main job, on a Kubernetes of its own: apply a ServingSynthesis, get a proven stack beside vLLM
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor-devcluster binaries
 	.venv/bin/sartor-demo up $(ARGS)
 
-demo-down:  ## end what `make demo-cluster` left running
+demo-down:  ## end what `make demo` left running
 	.venv/bin/sartor-demo down
+
+quickstart: setup  ## the same without a cluster: write a stack for the quickstart workload, prove it, beat vLLM
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
 test: setup  ## all tests, real vLLM included, but those of test-cluster and test-exhaustive
 	.venv/bin/sartor baseline setup
@@ -53,6 +53,11 @@ test-fast: setup  ## the tests that need neither vLLM nor patience
 test-cluster: setup  ## the tests on a Kubernetes of their own (the first time builds it with Go: minutes)
 	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m "cluster and not exhaustive" $(ARGS)
+
+test-all: setup  ## the tests of test and of test-cluster beside each other
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor-devcluster binaries
+	$(PY) tools/run-tests $(ARGS)
 
 test-exhaustive: setup  ## the enumerations that take many minutes
 	.venv/bin/sartor-devcluster binaries

@@ -27,6 +27,8 @@ clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}]
 users: [{{name: u, user: {{}}}}]
 """
 VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_PASSED_BACK = ("Content-Type", "Content-Encoding", "Retry-After")
+"""Of an answer; long ones come compressed, and their bytes are handed on as they are."""
 _PASSED = ("Content-Type", "User-Agent", "Accept")
 
 
@@ -179,7 +181,7 @@ class Proxy:
         sent = {key: request.headers[key] for key in _PASSED if request is not None and key in request.headers}
         url = URL(self._upstream.server + path, encoded=True)
         async with self._session.request(method, url, data=data or None, headers=sent) as answer:
-            passed = {key: answer.headers[key] for key in ("Content-Type", "Retry-After") if key in answer.headers}
+            passed = {key: answer.headers[key] for key in _PASSED_BACK if key in answer.headers}
             return answer.status, await answer.read(), passed
 
     async def _remember(self) -> None:

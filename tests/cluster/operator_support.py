@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -151,17 +152,27 @@ def repository() -> Iterator[str]:
 # --- the operator -------------------------------------------------------------------------------------------------------
 
 
+def free_port() -> int:
+    """A port that no outgoing connection is given by the system in the meantime (those begin at 32768)."""
+    for port in random.Random(time.monotonic_ns()).sample(range(15_000, 32_000), 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("100 ports tried, all taken")
+
+
 class OperatorProcess:
     """`python -m sartor_operator run` as it is installed, against a kubeconfig."""
 
     def __init__(self, kubeconfig: Path, namespace: str | None, repository_url: str, log: Path, *extra: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         scope = ["--all-namespaces"] if namespace is None else ["--namespace", namespace]
         self.command = [
             sys.executable, "-m", "sartor_operator", "run", "--kubeconfig", str(kubeconfig), *scope,
-            "--lease-namespace", namespace or "default", "--lease-seconds", "2", "--metrics-port", str(self.port),
+            "--lease-namespace", namespace or "default", "--lease-seconds", "5", "--metrics-port", str(self.port),
             "--repository", repository_url, *extra,
         ]  # fmt: skip
         self.log = log

@@ -185,9 +185,7 @@ class Kubelet:
             return
         if names.deleting(pod):
             if self._handled.get(uid) != "gone":
-                body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
-                path = POD.path(pod["metadata"]["namespace"], names.name_of(pod))
-                await client._send("delete", "DELETE", path, body=body)
+                await self._end(client, pod)
                 self._handled[uid] = "gone"
             return
         self.scheduled.setdefault(names.label(pod, names.SYNTHESIS_LABEL), time.time())
@@ -196,6 +194,20 @@ class Kubelet:
             await self._serve(client, pod, role)
         elif names.label(pod, names.STEP_LABEL):
             await self._role(client, pod)
+
+    async def _end(self, client: Client, pod: Manifest) -> None:
+        """The containers end, their pod says how (the Job controller waits for that), and goes."""
+        if pod["status"].get("phase") not in ("Succeeded", "Failed"):
+            name = "serve" if names.label(pod, names.ROLE_LABEL) in SERVERS else "role"
+            now = format_time(time.time())
+            ended = {"exitCode": 143, "reason": "Error", "startedAt": now, "finishedAt": now}
+            status = {"name": name, "image": "i", "imageID": "", "restartCount": 0, "ready": False}
+            await self._status(
+                client, pod, phase="Failed", containerStatuses=[{**status, "state": {"terminated": ended}}]
+            )
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": names.uid(pod)}}
+        path = POD.path(pod["metadata"]["namespace"], names.name_of(pod))
+        await client._send("delete", "DELETE", path, body=body)
 
     # --- servers ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The demonstration with everything real but the size: roles, git service, node and delivery, on a tiny model.
 
-The baseline is `transformers`, so that nothing has to be compiled for it; `make demo-cluster` does the same with vLLM.
+The baseline is `transformers`, so that nothing has to be compiled for it; `make demo` does the same with vLLM.
 """
 
 import json
@@ -91,13 +91,14 @@ def test_every_role_had_a_job_of_its_own_that_succeeded(shown: Shown) -> None:
 def test_what_serves_is_what_passed_the_gates(shown: Shown) -> None:
     best = shown.get("servingsyntheses.sartor.dev", NAME)["status"]["best"]
     (stack,) = [d for d in shown.get("deployments")["items"] if "stack" in d["metadata"]["labels"]["sartor.dev/role"]]
-    told = stack["metadata"]["annotations"]
+    told = stack["spec"]["template"]["metadata"]["annotations"]
     assert f"sha256:{told['sartor.dev/content-hash']}" == best["contentHash"]
     (candidate,) = shown.get("servingcandidates.sartor.dev")["items"]
     assert candidate["status"]["commit"] == best["commit"] == told["sartor.dev/commit"]
 
 
 def test_the_readable_log_tells_the_life(shown: Shown) -> None:
-    order = [shown.text.find(word) for word in ("Baseline", "Searching", "Confirming", "Delivering", "Serving")]
+    phases = ("Baseline", "Searching", "Confirming", "Delivering", "Serving")
+    order = [shown.text.find(f"ServingSynthesis {NAME}: {phase}: ") for phase in phases]
     assert -1 not in order and order == sorted(order), shown.text
     assert "answers in" in shown.text and "Traceback" not in shown.text

@@ -45,22 +45,24 @@ def test_a_node_that_is_drained_costs_no_attempt(cluster: DevCluster, tmp_path: 
     node = f"drained-{os.getpid()}"
     labels = {"kubernetes.io/hostname": node}
     gate = Gate(dict(LIVES))
-    with Kubelet(
-        cluster.kubeconfig, None, node=node, alone=True, script=gate.script, delivered=gate.delivered
-    ) as kubelet:
+    with (
+        Kubelet(
+            cluster.kubeconfig, None, node=node, alone=True, script=gate.script, delivered=gate.delivered
+        ) as kubelet,
+        scene(cluster, tmp_path, kubelet=kubelet) as life,
+    ):
         target(cluster, "drained", labels)
         try:
-            with scene(cluster, tmp_path, kubelet=kubelet) as life:
-                life.begin(*LIVES, hardware={"targetRef": {"name": "drained"}})
-                for name, step in LIVES.items():
-                    life.at(name, step)
-                cluster.kubectl("taint", "node", node, "test.sartor.dev/drain=now:NoExecute", check=True)
-                for name, step in LIVES.items():
-                    wait_for(f"{name}: {step} is lost", lambda n=name: any(r.failure for r in life.records(n)))
-                gate.held.clear()
-                cluster.kubectl("taint", "node", node, "test.sartor.dev/drain-", check=True)
-                life.serving()
-                blamed_nobody(life, {"PodDisrupted", "BaselineLost", "CandidatePodLost", "BaselineNotReady"})
+            life.begin(*LIVES, hardware={"targetRef": {"name": "drained"}})
+            for name, step in LIVES.items():
+                life.at(name, step)
+            cluster.kubectl("taint", "node", node, "test.sartor.dev/drain=now:NoExecute", check=True)
+            for name, step in LIVES.items():
+                wait_for(f"{name}: {step} is lost", lambda n=name: any(r.failure for r in life.records(n)))
+            gate.held.clear()
+            cluster.kubectl("taint", "node", node, "test.sartor.dev/drain-", check=True)
+            life.serving()
+            blamed_nobody(life, {"PodDisrupted", "BaselineLost", "CandidatePodLost", "BaselineNotReady"})
         finally:
             cluster.kubectl("delete", "hwt/drained", f"node/{node}", check=True)
 

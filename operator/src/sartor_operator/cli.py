@@ -13,6 +13,7 @@ from pathlib import Path
 from kubernetes.config import ConfigException
 
 from sartor_operator.connection import Connection, own_namespace
+from sartor_operator.errors import PortError
 from sartor_operator.settings import DefaultImages, RoleResources, Settings
 from sartor_operator.shell import Options, run
 
@@ -105,7 +106,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit code: 0 ended by a signal, 2 no cluster, 3 the lease was lost."""
+    """The exit code: 0 ended by a signal, 2 no cluster or no port for the metrics, 3 the lease was lost."""
     given = parser().parse_args(arguments)
     logging.basicConfig(level=given.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel("ERROR" if given.log_level == "ERROR" else "WARNING")
@@ -114,5 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ConfigException, OSError) as error:
         sys.stderr.write(f"sartor-operator: no cluster to connect to: {error}; name one with --kubeconfig\n")
         return 2
-    run(options)
+    try:
+        run(options)
+    except PortError as error:
+        sys.stderr.write(f"sartor-operator: {error}; name another one with --metrics-port (0: none)\n")
+        return 2
     return 0

@@ -60,3 +60,7 @@ def error_for(status: int, reason: str, message: str, retry_after: float | None)
     else:
         kind = RefusedError
     return kind(f"{status} {reason}: {message}", status=status, reason=reason, retry_after=retry_after)
+
+
+class PortError(Exception):
+    """A port of this process cannot be had. Nothing that the API server said."""

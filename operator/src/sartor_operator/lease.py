@@ -1,6 +1,6 @@
 """One leader: whoever holds the Lease. Losing it ends the process, since nothing else would stop its writes in time.
 
-As client-go does it: a holder renews every `seconds`/3; who finds a lease whose `renewTime` it has not seen change for its
+As client-go does it: a holder renews every `seconds`/5; who finds a lease whose `renewTime` it has not seen change for its
 whole duration takes it (its own clock counts, so clocks need not agree); a holder that could not renew for two thirds of
 the duration is no longer one. The write is checked by resource version, so two takers cannot both succeed.
 """
@@ -78,7 +78,7 @@ class Leadership:
     async def keep(self) -> None:
         """Renews the lease; returns when it is lost."""
         while True:
-            await asyncio.sleep(self._seconds / 3)
+            await asyncio.sleep(self._seconds / 5)
             left = self._seconds * 2 / 3 - (self._clock() - self._renewed)
             try:
                 # A request that hangs must not keep the process past the time at which another one may lead.
@@ -99,7 +99,7 @@ class Leadership:
         try:
             await self._take(self._held)
         except (ConflictError, NotFoundError):
-            lease = await self._look_again()
+            lease = await self._read()
             if lease is None or lease.get("spec", {}).get("holderIdentity") != self._identity:
                 return True
             self._held = lease
@@ -115,12 +115,6 @@ class Leadership:
             await self._client.replace(lease)
         except ApiError as error:
             LOG.warning("the lease could not be given back: %s", error)
-
-    async def _look_again(self) -> Manifest | None:
-        try:
-            return await self._read()
-        except ApiError:
-            return None
 
     async def _read(self) -> Manifest | None:
         try:

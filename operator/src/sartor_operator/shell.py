@@ -27,7 +27,7 @@ from sartor_operator.cache import Cache, Key, key_of
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
 from sartor_operator.controller import Controller, keys_for, work
-from sartor_operator.errors import ApiError, NotFoundError, RefusedError
+from sartor_operator.errors import ApiError, NotFoundError, PortError, RefusedError
 from sartor_operator.keyqueue import KeyQueue
 from sartor_operator.kinds import (
     CHILDREN,
@@ -95,29 +95,13 @@ class Operator:
         self._lease: Leadership | None = None
 
     async def start(self) -> None:
-        """Become the leader, know the cluster, begin to work."""
+        """Know the cluster, become the leader, begin to work."""
         options = self._options
-        if options.metrics_port:
-            start_http_server(options.metrics_port, registry=self.metrics.registry)
         client = self._client = Client(options.connection, counted=self.metrics.counted)
         self._plain = aiohttp.ClientSession()
-        if options.lease_seconds:
-            self._lease = Leadership(
-                client,
-                namespace=options.lease_namespace,
-                name=options.lease_name,
-                identity=options.identity,
-                seconds=options.lease_seconds,
-                wall=time.time,
-                clock=self._clock,
-            )
-            await self._lease.acquire()
-            lease = self._lease
-            client.fence(lambda: lease.valid)
-            self._spawn(self._keep(lease))
+        # At once: a lease that its holder left behind takes its time, and so do lists.
+        await asyncio.gather(self._know(client), self._lead(client))
         self.metrics.leader.set(1)
-        begun = self._clock()
-        reflectors = await self._first_lists(client)
         later = [self._reflector(client, kind) for kind in OPTIONAL if kind not in self.known]
         self.cache.listen(self._changed)
         self.metrics.objects.set_function(lambda: len(self.cache))
@@ -136,8 +120,6 @@ class Operator:
         for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
                 self._queue_of(kind).add(key_of(kind, manifest))
-        for reflector in reflectors:
-            self._spawn(reflector.run())
         for reflector in later:
             self._spawn(self._await_kind(reflector))
         for _ in range(options.workers):
@@ -148,7 +130,7 @@ class Operator:
             self._spawn(
                 work(self.rollouts, controller, self.metrics, clock=self._clock, now=time.time, only_first=number == 0)
             )
-        LOG.info("leading; %d objects listed in %.1f s", len(self.cache), self._clock() - begun)
+        LOG.info("leading; %d objects known", len(self.cache))
 
     async def stop(self) -> None:
         """End the work, then give the lease back."""
@@ -164,6 +146,32 @@ class Operator:
             await self._plain.close()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _know(self, client: Client) -> None:
+        """The cache holds the cluster, and is kept up to date."""
+        begun = self._clock()
+        reflectors = await self._first_lists(client)
+        LOG.info("%d objects listed in %.1f s", len(self.cache), self._clock() - begun)
+        for reflector in reflectors:
+            self._spawn(reflector.run())
+
+    async def _lead(self, client: Client) -> None:
+        """This process is the leader, and ends when it is not any more."""
+        options = self._options
+        if not options.lease_seconds:
+            return
+        lease = self._lease = Leadership(
+            client,
+            namespace=options.lease_namespace,
+            name=options.lease_name,
+            identity=options.identity,
+            seconds=options.lease_seconds,
+            wall=time.time,
+            clock=self._clock,
+        )
+        await lease.acquire()
+        client.fence(lambda: lease.valid)
+        self._spawn(self._keep(lease))
 
     def _session(self) -> aiohttp.ClientSession:
         assert self._plain is not None, "the session was opened at the start"
@@ -257,9 +265,14 @@ class Operator:
 
 
 def run(options: Options) -> None:
-    """Until a signal ends it."""
+    """Until a signal ends it. Raises `PortError` if metrics cannot be served at the port."""
     registry = kopf.OperatorRegistry()
     operator = Operator(options)
+    if options.metrics_port:
+        try:
+            start_http_server(options.metrics_port, registry=operator.metrics.registry)
+        except OSError as error:
+            raise PortError(f"metrics cannot be served at port {options.metrics_port}: {error.strerror}") from error
     _register(registry, operator, options)
     kopf.run(
         registry=registry,
@@ -282,5 +295,6 @@ def _register(registry: kopf.OperatorRegistry, operator: Operator, options: Opti
         await operator.stop()
 
     kopf.on.login(registry=registry)(login)
-    kopf.on.startup(registry=registry)(startup)
+    # Repeated every minute by kopf otherwise; whoever runs the process restarts it sooner, from nothing.
+    kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(startup)
     kopf.on.cleanup(registry=registry)(cleanup)

@@ -583,3 +583,11 @@ class TestExistingClusters:
     def test_no_such_file(self, tmp_path: Path) -> None:
         with pytest.raises(StateError, match="No such file or directory; name an existing kubeconfig"):
             Cluster.attach(tmp_path / "none", "kubectl")
+
+
+def test_a_kubectl_that_gets_no_answer_is_a_sentence(tmp_path: Path) -> None:
+    client = tmp_path / "kubectl"
+    client.write_text("#!/bin/sh\nexec sleep 30\n")
+    client.chmod(0o700)
+    with pytest.raises(DevclusterError, match=r"kubectl get nodes was not done within 0\.2 s; see whether .* busy"):
+        Cluster(tmp_path / "kubeconfig", client).kubectl("get", "nodes", timeout=0.2)

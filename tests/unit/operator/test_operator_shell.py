@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from kubernetes.client import Configuration
 
-from sartor_operator import names
+from sartor_operator import cli, names
 from sartor_operator.cache import Cache
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
-from sartor_operator.controller import keys_for
+from sartor_operator.controller import keys_for, work
 from sartor_operator.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -36,6 +39,7 @@ from sartor_operator.kinds import (
     Manifest,
 )
 from sartor_operator.lease import Leadership
+from sartor_operator.metrics import Metrics
 from sartor_operator.reflector import Reflector
 
 
@@ -174,6 +178,28 @@ def test_a_key_is_with_one_worker_at_a_time_and_comes_again_if_it_changed() -> N
         assert await queue.take() == "a"
 
     asyncio.run(story())
+
+
+def test_looks_that_wait_for_nothing_give_others_their_turn() -> None:
+    """The renewal of the lease among them, when a thousand objects have to be looked at after a start."""
+
+    class Idle:
+        async def reconcile(self, key: Any) -> None:
+            return None
+
+    async def story() -> int:
+        queue: KeyQueue[Any] = KeyQueue(time.monotonic)
+        for number in range(500):
+            queue.add((RUN, "ns", str(number)))
+        metrics, turns = Metrics(clock=time.monotonic), 0
+        working = asyncio.create_task(work(queue, Idle(), metrics, clock=time.monotonic, now=time.time))  # type: ignore[arg-type]
+        while len(queue):
+            await asyncio.sleep(0)
+            turns += 1
+        working.cancel()
+        return turns
+
+    assert asyncio.run(story()) > 400
 
 
 def test_wake_times_and_back_off() -> None:
@@ -458,9 +484,12 @@ class Leases:
     version: int = 0
     broken: bool = False
     hangs: bool = False
+    unread: int = 0
+    """How many reads get no answer from now on."""
 
     async def get(self, kind: Any, namespace: str | None, name: str) -> Manifest:
-        if self.broken:
+        if self.broken or self.unread > 0:
+            self.unread -= 1
             raise TransientError("away")
         if self.lease is None:
             raise NotFoundError("none")
@@ -541,6 +570,24 @@ def test_a_lease_given_back_is_taken_at_once() -> None:
     asyncio.run(story())
 
 
+def test_a_conflict_that_cannot_be_looked_at_at_once_is_no_loss() -> None:
+    """Its own write, whose answer was lost, has raised the version; the look at it fails once."""
+
+    async def story() -> None:
+        leases = Leases()
+        first = leader(leases, "a", 1.0)
+        await first.acquire()
+        assert leases.lease is not None
+        leases._put(leases.lease)
+        leases.unread = 1
+        keeping = asyncio.create_task(first.keep())
+        await asyncio.sleep(1.5)
+        assert not keeping.done() and first.valid and leases.unread == 0
+        keeping.cancel()
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("how", ["taken", "deleted", "away", "hangs"])
 def test_a_lost_lease_is_noticed(how: str) -> None:
     async def story() -> None:
@@ -566,3 +613,22 @@ def test_kinds_have_the_paths_that_the_api_server_knows() -> None:
     assert SYNTHESIS.path("ns", "a", "status") == "/apis/sartor.dev/v1alpha1/namespaces/ns/servingsyntheses/a/status"
     assert CONFIG_MAP.path(None) == "/api/v1/configmaps"
     assert LEASE.path("ns", "l") == "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l"
+
+
+def test_a_port_that_is_taken_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(config))
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        arguments = ["run", "--kubeconfig", str(kubeconfig), "--namespace", "ns", "--metrics-port", str(port)]
+        assert cli.main([*arguments, "--repository", "http://127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert str(port) in said and "--metrics-port" in said and "Traceback" not in said

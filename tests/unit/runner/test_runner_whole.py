@@ -243,3 +243,44 @@ def test_only_one_runner_works_in_a_directory(tmp_path: Path) -> None:
             assert "another sartor-runner works in" in second.stderr
 
     asyncio.run(story())
+
+
+def test_a_signal_ends_a_runner_that_waits_for_its_first_certificate(tmp_path: Path) -> None:
+    """Nobody listens where its bootstrap configuration points to: it tries again and again, until it is told to end."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    (tmp_path / "bootstrap").write_text(
+        f"""{{apiVersion: v1, kind: Config, current-context: c,
+clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:{port}"}}}}],
+users: [{{name: u, user: {{token: abcdef.0123456789abcdef}}}}],
+contexts: [{{name: c, context: {{cluster: c, user: u}}}}]}}""",
+        encoding="utf-8",
+    )
+    content = {
+        "directory": str(tmp_path / "state"),
+        "node": {"name": "mac-1", "platform": "cpu", "address": "127.0.0.1"},
+        "api": {"bootstrap_kubeconfig": str(tmp_path / "bootstrap")},
+        "environments": {"python": {"images": ["test"], "python": sys.prefix}},
+    }
+    (tmp_path / "runner.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
+
+    async def story() -> int:
+        log = tmp_path / "log"
+        with log.open("wb") as said:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "sartor_runner", "run", "--config", str(tmp_path / "runner.toml")),
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            )
+        try:
+            await until("its first try", lambda: b"trying again" in log.read_bytes(), 60)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    assert asyncio.run(story()) == 0

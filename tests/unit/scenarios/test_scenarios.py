@@ -117,7 +117,8 @@ def test_chat_lengths_vary_around_their_mean_and_are_fixed_per_request(chain_mod
     prompts, outputs = [len(r.prompt_ids) for r in requests], [r.output_tokens for r in requests]
     assert 38 < np.mean(prompts) < 44 and 120 < np.mean(outputs) < 136
     assert len(set(outputs)) > 20 and max(outputs) <= scenario.envelope.output_tokens
-    assert max(r.output_tokens for r in take(scenario, 50, purpose="warmup")) <= 32
+    parts = [r.output_tokens for r in take(scenario, 200, purpose="warmup")]
+    assert min(parts) < 20 and max(parts) > 100 and 56 < np.mean(parts) < 72, "any part of an answer"
 
 
 def test_chat_completions_go_through_the_template(chain_model: Path) -> None:

@@ -60,7 +60,10 @@ class Runner:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop.set)
-            client = ApiClient(await self._credentials())
+            credentials = await self._credentials()
+            if credentials is None:
+                return  # the signal came before the node had a certificate
+            client = ApiClient(credentials)
             try:
                 await self._serve(client)
             finally:
@@ -176,19 +179,20 @@ class Runner:
         except OSError as error:
             raise ConfigurationError(f"directory {self.root}: {error.strerror}; name another by `directory`") from error
 
-    async def _credentials(self) -> Credentials:
+    async def _credentials(self) -> Credentials | None:
+        """None when the signal to stop came first."""
         api = self.config.api
         if api.kubeconfig is not None:
             return kubeconfig(Path(api.kubeconfig))
         if api.bootstrap_kubeconfig is None:
             return in_cluster()
         bootstrap = kubeconfig(Path(api.bootstrap_kubeconfig))
-        while True:
-            try:
-                return await keys.node_credentials(self._keys, self.config.node.name, bootstrap, time.time())
-            except (ApiError, UnreachableError) as error:
-                logger.warning("no certificate yet: %s; trying again in %.0f s", error, RETRY_SECONDS)
-                await asyncio.sleep(RETRY_SECONDS)
+        given: list[Credentials] = []
+
+        async def ask() -> None:
+            given.append(await keys.node_credentials(self._keys, self.config.node.name, bootstrap, time.time()))
+
+        return given[0] if await self._until_done(ask) else None
 
     async def _addresses(self, machine: Machine, registration: Registration) -> None:
         addresses, users = machines.taken_before(self.root)

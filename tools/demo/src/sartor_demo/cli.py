@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PROBLEM
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what runs goes on. `make demo-cluster` looks at it again, `make demo-down` ends it",
+            "\ninterrupted; what runs goes on. `make demo` looks at it again, `make demo-down` ends it",
             file=sys.stderr,
         )
         return 130
@@ -65,7 +65,6 @@ def _up(manifest: Path, seconds: float) -> int:
         _checkpoint(made)
     step("starting a Kubernetes of its own (etcd, API server, controllers, scheduler, service proxy, DNS)")
     cluster = DevCluster.up(CLUSTER, say=step)
-    cluster.step_back()  # it shares the cores with what is measured
     compiled = _writable(cache / "engine-cache")
     node = Node(cluster, cluster.layout.folder / "node")
     vllm = existing_environment(cache)
@@ -75,6 +74,7 @@ def _up(manifest: Path, seconds: float) -> int:
     step(f"node {NODE} is ready: a sartor-runner, its pods are sandboxed processes of this machine")
     _install(cluster)
     step("Sartor is installed: CRDs, operator and git service, from the manifests of this repository")
+    cluster.step_back()  # it shares the cores with what is measured
     applied = float(int(time.time()))  # Events have whole seconds
     hardware = _load(MANIFESTS / "hardware.yaml")
     hardware["spec"]["engineCache"] = {"hostPath": str(compiled)}

@@ -120,7 +120,7 @@ def follow(
                     say(line)
                 continue
             status = found.get("status", {})
-            if (phase := phase_of(found)) != last:
+            if status and (phase := phase_of(found)) != last:  # nothing was said before the operator saw it
                 last = phase
                 say(Line(f"ServingSynthesis {name}", phase, str(status.get("message", ""))))
             if over(found):

@@ -62,17 +62,23 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as an administrator; `input` is its standard input, `timeout` in seconds.
 
-        With `check`, a failure is a `DevclusterError` that holds what kubectl said.
+        No answer in time is a `DevclusterError`; with `check`, so is a failure, with what kubectl said.
         """
-        done = subprocess.run(
-            self.kubectl_command(*arguments),
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                self.kubectl_command(*arguments),
+                input=input,
+                stdin=subprocess.DEVNULL if input is None else None,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DevclusterError(
+                f"kubectl {' '.join(arguments)} was not done within {timeout:g} s; see whether this machine is very "
+                "busy, and `sartor-devcluster status`"
+            ) from error
         if check and done.returncode != 0:
             raise DevclusterError(f"kubectl {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()}")
         return done
