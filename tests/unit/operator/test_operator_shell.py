@@ -14,7 +14,7 @@ from aiohttp import web
 from kubernetes.client import Configuration
 
 from sartor_operator import cli, names
-from sartor_operator.cache import Cache
+from sartor_operator.cache import Cache, trimmed
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
 from sartor_operator.controller import keys_for, work
@@ -29,8 +29,10 @@ from sartor_operator.errors import (
 from sartor_operator.keyqueue import FIRST_BACKOFF, LONGEST_BACKOFF, KeyQueue
 from sartor_operator.kinds import (
     CONFIG_MAP,
+    JOB,
     LEASE,
     NETWORK_POLICY,
+    POD,
     PROFILE,
     RUN,
     SERVICE_ACCOUNT,
@@ -79,6 +81,14 @@ def test_a_list_replaces_what_it_could_have_seen() -> None:
     left = [names.name_of(m) for m in cache.labelled(CONFIG_MAP, "ns", names.RUN_LABEL, "r")]
     assert left == ["n2", "n9"], "n1 is gone; n9 is newer than the list"
     assert told == ["n1"]
+
+
+def test_what_no_decision_looks_at_is_not_kept_of_pods_and_jobs() -> None:
+    """A thousand templates would be most of the operator's memory."""
+    meta = {"name": "x", "namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    spec = {"suspend": True, "template": {"spec": {"containers": []}}}
+    assert "spec" not in trimmed(POD, {"metadata": meta, "spec": {"containers": []}, "status": {"phase": "Running"}})
+    assert trimmed(JOB, {"metadata": meta, "spec": spec})["spec"] == {"suspend": True}
 
 
 def test_large_data_is_not_kept() -> None:
