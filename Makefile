@@ -11,7 +11,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-down quickstart test test-all test-fast test-cluster test-exhaustive bench lint generate lock clean
+.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-all test-fast test-cluster test-exhaustive bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,10 +31,15 @@ setup: .venv/.stamp  ## make .venv (Python packages from requirements/dev.txt) a
 baseline: setup  ## make the baseline's own environment (vLLM for CPU) in the user cache folder
 	.venv/bin/sartor baseline setup
 
-demo: setup  ## the main job, on a Kubernetes of its own: apply a ServingSynthesis, get a proven stack beside vLLM
+demo: setup  ## the main job, on a Kubernetes of its own: apply a ServingSynthesis, get its traffic moved to a proven stack
 	.venv/bin/sartor baseline setup
-	.venv/bin/sartor-devcluster binaries
+	.venv/bin/sartor-devcluster binaries --gateway
 	.venv/bin/sartor-demo up $(ARGS)
+
+demo-rollback: setup  ## the same with a stack that gets slow at half of the traffic: see it caught and rolled back
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor-devcluster binaries --gateway
+	.venv/bin/sartor-demo up --rollback $(ARGS)
 
 demo-down:  ## end what `make demo` left running
 	.venv/bin/sartor-demo down

@@ -30,7 +30,7 @@ from sartor_operator.wire import StepBegin, StepReport, report_text
 NODE = Kind("", "v1", "nodes", "Node", namespaced=False)
 NODE_NAME = "operator-node"
 RESOURCES = {"cpu": "4k", "memory": "64Ti", "pods": "100k", "ephemeral-storage": "10Ti"}
-SERVERS = ("candidate", "baseline", "serving-stack", "serving-baseline")
+SERVERS = ("candidate", "baseline", "serving-stack", "rollout-stack", "serving-baseline")
 
 Script = Callable[[StepBegin, Manifest], Ends | None]
 Fate = Callable[[Manifest], str]

@@ -37,7 +37,8 @@ class Step(ApiModel):
     """
 
     mirror: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Per cent of the requests that the stack gets as a copy; its answers go to nobody."""
+    """Per cent of the requests that the stack gets as a copy; its answers go to nobody. With the source `probe` it is the
+    probe that gets the copies, and sends this share of them to both arms."""
     header_opt_in: bool | None = None
     """Route only the requests that ask for the stack by the opt-in header (`true`)."""
     weight: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -92,6 +93,15 @@ class FreezePolicy(ApiModel):
     """What then: go on waiting, or return to the baseline."""
 
 
+class ProbeSampling(ApiModel):
+    """How much the probe samples. It sends copies of requests to both arms, so it costs both engines time."""
+
+    share: Percentage = Percentage("5%")
+    """Share of the requests that it sends to both arms. In a step with `mirror` the per cent of that step instead."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Requests that it has under way at most; what comes meanwhile is left out, and counted."""
+
+
 class Analysis(ApiModel):
     """When the samples of a step are a pass or a fail. They come from the gateway and from probes, not from engines."""
 
@@ -109,6 +119,8 @@ class Analysis(ApiModel):
     """Where samples come from. Prometheus gives histograms only, so verdicts take longer with it alone."""
     prometheus_address: Annotated[str, Field(max_length=2048)] | None = None
     """Address of Prometheus, with the source `prometheus`."""
+    probe: ProbeSampling = ProbeSampling()
+    """What the probe samples, with the source `probe`."""
 
     rules = (
         CONFIDENCE_RULE,

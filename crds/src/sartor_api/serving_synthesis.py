@@ -198,6 +198,12 @@ class RolloutSummary(ApiModel):
     """How many there are."""
     weight: Annotated[int, Field(ge=0, le=100)] = 0
     """Per cent of the traffic that the stack answers."""
+    message: Text = ""
+    """What happens now, in its own words."""
+    baseline: ShortText = ""
+    """Service that serves beside the stack, and that traffic returns to."""
+    candidate: ShortText = ""
+    """Service of the stack."""
 
 
 class ServingSynthesisStatus(ApiModel):

@@ -19,7 +19,9 @@ Manager = Literal[
     "sartor-cleanup",
     "sartor-rollout",
     "sartor-rollout-scale",
+    "sartor-rollout-probe",
     "sartor-rollout-finalizer",
+    "sartor-synthesis",
 ]
 """Field managers of server-side apply, one for each concern."""
 
@@ -105,3 +107,6 @@ class Decision:
     wake_at: float | None = None
     followers: tuple[tuple[Kind, str, str], ...] = field(default=())
     """Keys (kind, namespace, name) to look at afterwards."""
+    afterwards: tuple[Action, ...] = ()
+    """Done when all else is. One that the API server refuses is told as an Event and holds nothing up: it is tried again
+    with the next look."""

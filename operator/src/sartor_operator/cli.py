@@ -61,7 +61,21 @@ def parser() -> argparse.ArgumentParser:
     pods.add_argument("--repository", default=defaults.repository, help="run repositories (default: %(default)s)")
     pods.add_argument("--repository-token", type=Path, default=REPOSITORY_TOKEN, help="file (default: %(default)s)")
     pods.add_argument("--drain-seconds", type=int, default=defaults.drain_seconds, help="default: %(default)s")
+    pods.add_argument(
+        "--probe-command",
+        default=" ".join(defaults.probe_command),
+        help="starts a rollout's probe (default: %(default)s)",
+    )
     pods.add_argument("--no-network-policies", action="store_true", help="do not make NetworkPolicies")
+    rollouts = start.add_argument_group("rollouts")
+    rollouts.add_argument(
+        "--access-log",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="access log of the gateway, as JSON lines; once for each Envoy. Without it gatewayAccessLog is no source",
+    )
     process = start.add_argument_group("process")
     process.add_argument(
         "--metrics-port", type=int, default=0, help="serve /metrics there; 0: not at all (the default)"
@@ -86,6 +100,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         roles=RoleResources(requests=arguments.role_requests, limits=arguments.role_limits),
         role_command=tuple(arguments.role_command.split()),
         stack_command=tuple(arguments.stack_command.split()),
+        probe_command=tuple(arguments.probe_command.split()),
         repository=arguments.repository.rstrip("/"),
         drain_seconds=arguments.drain_seconds,
         network_policies=not arguments.no_network_policies,
@@ -102,6 +117,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         metrics_port=arguments.metrics_port,
         workers=arguments.workers,
         token_file=arguments.repository_token,
+        access_logs=tuple(arguments.access_log),
     )
 
 

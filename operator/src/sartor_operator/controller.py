@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 
@@ -22,6 +22,7 @@ from sartor_operator.keyqueue import KeyQueue
 from sartor_operator.kinds import (
     DEPLOYMENT,
     ENDPOINT_SLICE,
+    HTTP_ROUTE,
     NETWORK_POLICY,
     NODE,
     OPTIONAL,
@@ -29,6 +30,7 @@ from sartor_operator.kinds import (
     ROLLOUT,
     RUN,
     SECRET,
+    SERVICE,
     SERVICE_ACCOUNT,
     SYNTHESIS,
     TARGET,
@@ -41,6 +43,7 @@ from sartor_operator.reasons import OperatorReason
 from sartor_operator.rollout.decide import decide_rollout
 from sartor_operator.rollout.keys import rollout_keys
 from sartor_operator.rollout.observe import named_deployments, observe_rollout
+from sartor_operator.rollout.route import route_shares
 from sartor_operator.rollout.samples import NoVerdicts, Verdicts
 from sartor_operator.run.decide import decide_run
 from sartor_operator.run.observe import observe_run
@@ -105,6 +108,7 @@ class Controller:
             await self._complain(key, error)
             raise
         self._measure(decision)
+        await self._afterwards(key, decision)
         return decision.wake_at
 
     async def _decide(self, kind: Kind, namespace: str, name: str) -> Decision | None:
@@ -146,7 +150,13 @@ class Controller:
             except NotFoundError:
                 continue
         observed = observe_rollout(
-            self._cache, self._verdicts, namespace, name, gateway_api=self._gateway_api(), fetched=fetched
+            self._cache,
+            self._verdicts,
+            namespace,
+            name,
+            gateway_api=self._gateway_api(),
+            fetched=fetched,
+            settings=self._settings,
         )
         return None if observed is None else decide_rollout(observed, self._now())
 
@@ -197,6 +207,18 @@ class Controller:
             # It may be the very status that is refused. The error that led here is raised in any case.
             LOG.warning("the status of %s %s/%s cannot say it: %s", key[0].kind, key[1], key[2], worse)
 
+    async def _afterwards(self, key: Key, decision: Decision) -> None:
+        """What nothing else waits for. Raises `ApiError` for what goes by itself."""
+        for action in decision.afterwards:
+            try:
+                await self._applier.act(action)
+            except (RefusedError, TakenError) as error:
+                LOG.warning("%s %s/%s: %s; tried again with the next look", key[0].kind, key[1], key[2], error)
+                if (about := self._cache.get(*key)) is not None:
+                    text = str(error)
+                    await self._applier.act(Tell(about, "WriteRefused", text, names.digest(text), warning=True))
+                return
+
     def _measure(self, decision: Decision) -> None:
         for status in decision.statuses:
             meta = status.manifest["metadata"]
@@ -228,7 +250,7 @@ def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | 
     synthesis, run = names.label(manifest, names.SYNTHESIS_LABEL), names.label(manifest, names.RUN_LABEL)
     rollouts = rollout_keys(cache, kind, before, now)
     if rollouts or kind in (ROLLOUT, ENDPOINT_SLICE, *OPTIONAL):
-        return [*rollouts, *_owner(namespace, synthesis, run)]
+        return [*rollouts, *_owner(namespace, synthesis, run), *_routed(cache, kind, before, now)]
     if kind is SYNTHESIS:
         return [(SYNTHESIS, namespace, name), *(_runs(cache, manifest) if _matters(before, now) else ())]
     if kind is RUN:
@@ -252,6 +274,19 @@ def _owner(namespace: str, synthesis: str, run: str) -> list[Key]:
     if run:
         return [(RUN, namespace, run)]
     return [(SYNTHESIS, namespace, synthesis)] if synthesis else []
+
+
+def _routed(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | None) -> Iterator[Key]:
+    """Syntheses whose Services get another share of a route's traffic, or are named by it no more."""
+    if kind is not HTTP_ROUTE:
+        return
+    shares = [route_shares(one) if one is not None else {} for one in (before, now)]
+    if shares[0] == shares[1]:
+        return
+    namespace = str((now or before or {})["metadata"]["namespace"])
+    services = (cache.get(SERVICE, namespace, name) for name in sorted(shares[0].keys() | shares[1].keys()))
+    named = {names.label(service, names.SYNTHESIS_LABEL) for service in services if service is not None}
+    yield from ((SYNTHESIS, namespace, name) for name in sorted(named) if name)
 
 
 def _matters(before: Manifest | None, now: Manifest | None) -> bool:

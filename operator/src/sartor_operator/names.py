@@ -23,6 +23,10 @@ ROLE_LABEL = "sartor.dev/role"
 PART_LABEL = "sartor.dev/part"
 """What an object is to its run: see `Part` constants below."""
 INTENT_LABEL = "sartor.dev/intent"
+CONTENT_LABEL = "sartor.dev/content"
+"""On a stack that a rollout moves traffic to, its Service, its pods and the rollout: first digits of the content hash."""
+PROBE_LABEL = "sartor.dev/probe"
+"""On the probe of a rollout, its Service and its pod: the name that they share."""
 STEP_ANNOTATION = "sartor.dev/step-id"
 
 SPEC, SEAL, STEP, RECORD, ENDING, STACK = "spec", "seal", "step", "record", "ending", "stack"
@@ -48,6 +52,21 @@ def child_name(prefix: str, owner_uid: str, *purpose: str, longest: int = 63) ->
     tail = "-".join([*(part.replace("/", "-").lower() for part in purpose), digest(owner_uid, *purpose)])
     head = prefix[: max(1, longest - len(tail) - 1)].rstrip("-.")
     return f"{head}-{tail}"
+
+
+STACK_NAME_DIGITS = 12
+
+
+def stack_name(prefix: str, owner_uid: str, content: str) -> str:
+    """Of what belongs to one stack of a synthesis: its files, and the Deployment and Service that rollouts move traffic to.
+    `content`: 64 hexadecimal digits."""
+    return child_name(prefix, owner_uid, STACK, content[:STACK_NAME_DIGITS])
+
+
+def number_of(name: str) -> int:
+    """N of a name `PREFIX-N-WHAT-HASH`, 0 for a name of another form."""
+    parts = name.rsplit("-", 3)
+    return int(parts[1]) if len(parts) == 4 and parts[1].isdecimal() else 0
 
 
 def canonical(value: Any) -> str:

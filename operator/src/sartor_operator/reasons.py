@@ -86,6 +86,8 @@ EVENTS: dict[str, str] = {
     "Delivered": "The winner and the baseline are ready in the cluster.",
     "WriteRefused": "The API server refuses a write (quota, admission, permissions); the message has its words.",
     "Stalled": "Nothing will happen until somebody changes something.",
+    "RolloutCreated": "A rollout was made for a winner; the message says what will not be watched.",
+    "RolloutEnded": "The rollout of a winner was promoted, came back, or was refused.",
     "RolloutStarted": "Traffic begins to move: the first step.",
     "StepStarted": "The Gateway accepted the weights of a step, and its time begins.",
     "StepPassed": "A step was left for the next one; the message says why.",

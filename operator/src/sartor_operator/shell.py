@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ from sartor_operator.kinds import (
 from sartor_operator.lease import Leadership
 from sartor_operator.metrics import Metrics
 from sartor_operator.reflector import Reflector
+from sartor_operator.rollout.analysis import Analyst
+from sartor_operator.rollout.analysis.fetch import Fetch
 from sartor_operator.rollout.keys import urgent
-from sartor_operator.rollout.samples import NoVerdicts, Verdicts
+from sartor_operator.rollout.samples import Verdicts
 from sartor_operator.settings import Settings
 from sartor_operator.stacks import RepositoryStacks
 
@@ -74,7 +76,10 @@ class Options:
     metrics_port: int = 0
     workers: int = 8
     token_file: Path | None = None
-    verdicts: Verdicts = field(default_factory=NoVerdicts)
+    access_logs: tuple[Path, ...] = ()
+    """Those of the gateway, one for each Envoy."""
+    verdicts: Verdicts | None = None
+    """In place of the analysis, for tests."""
 
 
 class Operator:
@@ -114,7 +119,7 @@ class Operator:
             options.settings,
             self.metrics,
             time.time,
-            verdicts=options.verdicts,
+            verdicts=self._verdicts(options),
             gateway_api=lambda: HTTP_ROUTE in self.known,
         )
         for kind in LOOKED_AT:
@@ -172,6 +177,17 @@ class Operator:
         await lease.acquire()
         client.fence(lambda: lease.valid)
         self._spawn(self._keep(lease))
+
+    def _verdicts(self, options: Options) -> Verdicts:
+        if options.verdicts is not None:
+            return options.verdicts
+        analyst = Analyst(options.access_logs, Fetch(self._session), changed=self._outcome_changed)
+        self._spawn(analyst.run())
+        return analyst
+
+    def _outcome_changed(self, namespace: str, name: str, first: bool) -> None:
+        """The samples of a rollout's step say something else than before."""
+        self.rollouts.add((ROLLOUT, namespace, name), first=first)
 
     def _session(self) -> aiohttp.ClientSession:
         assert self._plain is not None, "the session was opened at the start"

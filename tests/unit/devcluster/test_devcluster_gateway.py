@@ -163,6 +163,7 @@ class TestConfiguration:
         jobs = {job["job_name"]: job for job in json.loads(prometheus.configuration(layout))["scrape_configs"]}
         assert jobs["envoy"]["static_configs"] == [{"targets": ["10.240.0.4:8002"]}]
         assert jobs["pods"]["file_sd_configs"] == [{"files": [str(layout.prometheus_targets)]}]
+        assert jobs["pods"]["honor_labels"] is True, "a rollout's series name its namespace"
 
     def test_pods_that_want_it_are_asked(self) -> None:
         def pod(name: str, annotations: dict[str, str] | None, **status: str) -> dict[str, Any]:

@@ -285,6 +285,11 @@ class TestArguments:
         assert len(named) > 20
         assert {path for path in named if not path.exists()} == {layout.audit_log}
         assert layout.folder.stat().st_mode & 0o777 == 0o700
+        shown = layout.access_log.parent
+        modes = [path.stat().st_mode & 0o777 for path in (shown, layout.access_log)]
+        assert modes == [0o755, 0o644] and list(shown.iterdir()) == [layout.access_log], (
+            "a pod may be shown the log alone"
+        )
 
     def test_one_kubeconfig_for_the_host_and_one_for_inside(self, tmp_path: Path) -> None:
         layout = Layout(tmp_path / "c")

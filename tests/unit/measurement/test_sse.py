@@ -49,6 +49,10 @@ def test_comments_and_several_data_lines() -> None:
     assert list(events([(1.0, b": ping\n\ndata: a\ndata:b\nid: 7\n\n")])) == [(1.0, b"a\nb")]
 
 
+def test_a_line_end_that_was_cut_in_two_is_one() -> None:
+    assert list(events([(1.0, b"data: a\r"), (2.0, b"\ndata: b\r"), (3.0, b""), (4.0, b"\n\r\n")])) == [(4.0, b"a\nb")]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

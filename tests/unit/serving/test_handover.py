@@ -39,6 +39,9 @@ class FakeBaseline:
         elif path == "/break":
             await self._start(send, 200)
             await send({"type": "http.response.body", "body": b"data: one\n\n", "more_body": True})
+        elif path == "/marked":
+            await self._start(send, 200, (b"x-from", b"baseline"), (b"X-Sartor-Handover", b"another"))
+            await send({"type": "http.response.body", "body": b"marked"})
         elif path == "/gone":
             await self._start(send, 200)
             await send({"type": "http.response.body", "body": b"data: one\n\n", "more_body": True})
@@ -110,14 +113,22 @@ def test_requests_outside_the_envelope_arrive_unchanged_and_are_counted(
     assert seen["headers"]["x-kept"] == "2"
     assert "x-hop" not in seen["headers"]
     assert seen["headers"]["host"] != front.url.removeprefix("http://")
+    assert answer.headers.get_list("x-sartor-handover") == ["baseline"], "which arm answered cannot be seen otherwise"
     assert front.metric(f'sartor:handover_requests_total{{reason="{reason}"}}') == before + 1
 
 
 def test_inside_the_envelope_the_baseline_is_not_asked(front: Running) -> None:
     before = front.metric("sartor:handover_requests_total")
-    assert front.completion(max_tokens=3).status_code == 200
+    own = front.completion(max_tokens=3)
+    assert (own.status_code, own.headers.get("x-sartor-handover")) == (200, None)
     assert front.completion(max_tokens="x").status_code == 400, "what nobody could do is refused here"
     assert front.metric("sartor:handover_requests_total") == before
+
+
+def test_the_mark_of_a_baseline_that_hands_over_itself_is_replaced(front: Running) -> None:
+    answer = front.http.get("/marked")
+    assert answer.headers.get_list("x-sartor-handover") == ["baseline"]
+    assert (answer.headers["x-from"], answer.text) == ("baseline", "marked")
 
 
 def test_unknown_paths_are_the_baselines(front: Running) -> None:
@@ -127,6 +138,7 @@ def test_unknown_paths_are_the_baselines(front: Running) -> None:
 
 def test_streams_pass_chunk_by_chunk(front: Running, baseline: FakeBaseline) -> None:
     with front.http.stream("GET", "/slow") as response:
+        assert response.headers["x-sartor-handover"] == "baseline"
         chunks = response.iter_raw()
         assert next(chunks) == b"data: one\n\n"  # while the baseline still holds back the second
         baseline.release.set()
@@ -154,6 +166,7 @@ def test_a_baseline_that_is_down_is_a_502_in_the_same_shape(text_folder: Path) -
         answer = running.completion(suffix="x")
         assert answer.status_code == 502
         assert answer.json()["error"]["type"] == "BadGatewayError"
+        assert "x-sartor-handover" not in answer.headers, "nobody's answer is marked as the baseline's"
         assert f"127.0.0.1:{port}" in answer.json()["error"]["message"]
 
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -62,7 +62,7 @@ class Connection(asyncio.Protocol):
         self._now = 0.0
 
     @classmethod
-    async def open(cls, url: str, clock: Clock, *, timeout: float = 10.0) -> "Connection":
+    async def open(cls, url: str, clock: Clock, *, timeout: float = 10.0) -> Self:
         """Connect to `http://HOST:PORT`. Raises `OSError` or `TimeoutError`."""
         parts = urlsplit(url)
         if parts.hostname is None:

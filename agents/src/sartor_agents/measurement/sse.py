@@ -16,30 +16,44 @@ class StreamError(Exception):
     """The body is not a complete, well-formed generation; the message says where it went wrong."""
 
 
-def events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """(time, data) of each event. An unfinished event at the end of the stream is dropped, as the grammar asks."""
-    buffer = b""
-    data: list[bytes] = []
-    skip_newline = False
-    for time, piece in pieces:
-        if skip_newline and piece:
+class EventParser:
+    """The grammar, one piece at a time. An unfinished event is never given out, as the grammar asks."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []  # pieces of a line whose end has not come
+        self._data: list[bytes] = []
+        self._skip_newline = False
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Data of the events that `piece` completes. Work is linear in what is fed, however it is cut."""
+        if self._skip_newline and piece:
             piece = piece.removeprefix(b"\n")
-            skip_newline = False
-        buffer += piece
-        lines = buffer.splitlines(keepends=True)
-        buffer = b""
-        if lines and not lines[-1].endswith((b"\n", b"\r")):
-            buffer = lines.pop()
-        elif lines and lines[-1].endswith(b"\r"):
-            skip_newline = True  # the LF of a CRLF may open the next piece
+            self._skip_newline = False
+        lines = piece.splitlines(keepends=True)
+        complete: list[bytes] = []
         for raw in lines:
-            line = raw.rstrip(b"\r\n")
+            self._line.append(raw)
+            if not raw.endswith((b"\n", b"\r")):
+                break  # the last one
+            line = b"".join(self._line).rstrip(b"\r\n")
+            self._line.clear()
             if not line:
-                if data:
-                    yield time, b"\n".join(data)
-                    data = []
+                if self._data:
+                    complete.append(b"\n".join(self._data))
+                    self._data.clear()
             elif line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
+                self._data.append(line[5:].removeprefix(b" "))
+        # The LF of a CRLF may open the next piece.
+        self._skip_newline = self._skip_newline or piece.endswith(b"\r")
+        return complete
+
+
+def events(pieces: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
+    """(time, data) of each event."""
+    parser = EventParser()
+    for time, piece in pieces:
+        for data in parser.feed(piece):
+            yield time, data
 
 
 @dataclass(slots=True)

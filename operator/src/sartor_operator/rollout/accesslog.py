@@ -52,9 +52,27 @@ class AccessLog:
         self._read_until: float | None = None
         self.losses = Losses()
 
-    def follow(self, arms: Collection[Arm]) -> None:
-        """Keep the samples of these and of no others. One that is new is known from what is read next on."""
+    @property
+    def there(self) -> bool:
+        """Whether there ever was a file to read."""
+        return self._tail.position() is not None
+
+    def follow(self, arms: Collection[Arm], *, keep: int | None = None) -> None:
+        """Keep the samples of these and of no others, from now on `keep` of each. One that is new is known from what is read
+        next on."""
+        self._keep = self._keep if keep is None else keep
         self._arms = {arm: self._arms.get(arm) or _Known(self._read_at or 0.0) for arm in arms}
+        for known in self._arms.values():
+            self._bound(known)
+
+    def forget(self, arm: Arm, before: float) -> None:
+        """Drop what ended before this time (Unix s): nobody asks for it any more."""
+        known = self._arms.get(arm)
+        if known is None:
+            return
+        while known.samples and known.samples[0].arrival + known.samples[0].duration < before:
+            known.samples.popleft()
+        known.since = max(known.since, before)
 
     def read(self) -> bool:
         """Read on, 4 MB at most. Whether there is more already. Raises `OSError` when the file cannot be read."""
@@ -101,6 +119,9 @@ class AccessLog:
             if known is None or sample is None:
                 continue
             known.samples.append(sample)
-            if len(known.samples) > self._keep:
-                oldest = known.samples.popleft()
-                known.since = max(known.since, oldest.arrival + oldest.duration)
+            self._bound(known)
+
+    def _bound(self, known: _Known) -> None:
+        while len(known.samples) > self._keep:
+            oldest = known.samples.popleft()
+            known.since = max(known.since, oldest.arrival + oldest.duration)

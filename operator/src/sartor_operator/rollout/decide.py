@@ -4,6 +4,7 @@
    has ready capacity. Somebody else's changes are put back, at a bounded rate.
 2. The baseline's size follows (`scaling`).
 3. The next position (`progress`) is stored in the status. What follows from it is done in the next look.
+4. The probe (`probe`) is brought there or taken away. Nothing hangs on it.
 
 So weights rise, and the baseline shrinks, only by what is durable; a way back that a human asks for, and the loss of an arm,
 need nothing durable and take effect in the same look.
@@ -20,6 +21,7 @@ from sartor_operator.rollout.doubt import STEADY_SECONDS, doubt_of
 from sartor_operator.rollout.events import events
 from sartor_operator.rollout.observed import RolloutObserved
 from sartor_operator.rollout.position import Position
+from sartor_operator.rollout.probe import probe_writes
 from sartor_operator.rollout.progress import acting, advance, blocked, settled
 from sartor_operator.rollout.route import Shape, route_manifest
 from sartor_operator.rollout.scaling import scale_down_at, scaling
@@ -54,6 +56,7 @@ def decide_rollout(observed: RolloutObserved, now: float) -> Decision:
         (*actions, *told),
         (StatusOf(ROLLOUT, observed.manifest, status),),
         _wake(observed, position, (following.wake, retry), now),
+        afterwards=probe_writes(observed, position),
     )
 
 
@@ -141,10 +144,11 @@ def _finalizer(observed: RolloutObserved, *, present: bool) -> Apply:
 def _at_rest(observed: RolloutObserved) -> Decision:
     """It ended: the route is somebody else's by now, or stays as it is. Only what was seen of the spec is kept up."""
     actions = (_finalizer(observed, present=False),) if _held(observed) else ()
+    left = probe_writes(observed, observed.position)
     if observed.before.observed_generation == observed.generation:
-        return Decision(actions)
+        return Decision(actions, afterwards=left)
     status = observed.before.model_copy(update={"observed_generation": observed.generation})
-    return Decision(actions, (StatusOf(ROLLOUT, observed.manifest, status),))
+    return Decision(actions, (StatusOf(ROLLOUT, observed.manifest, status),), afterwards=left)
 
 
 def _farewell(observed: RolloutObserved, since: float, now: float) -> Decision:

@@ -3,17 +3,24 @@
 from typing import Any
 
 from sartor_operator import names
-from sartor_operator.kinds import ENDPOINT_SLICE, HTTP_ROUTE, ROLLOUT, Kind, Manifest
-from sartor_operator.rollout.route import ROLLOUT_ANNOTATION
+from sartor_operator.kinds import ENDPOINT_SLICE, HTTP_ROUTE, POD, ROLLOUT, Kind, Manifest
+from sartor_operator.rollout.route import ROLLOUT_ANNOTATION, route_shares
 
 GATEWAY_INDEX, SERVICE_INDEX, DEPLOYMENT_INDEX = "rollout-gateway", "rollout-service", "rollout-deployment"
 CONTENT_INDEX, OWNER_INDEX = "rollout-content", "rollout-owner"
-"""Rollouts by Gateway (`NAMESPACE/NAME`, over all namespaces), by Service and Deployment of an arm, by the content of the
-candidate, and by the object that made them."""
-SLICE_INDEX, ROUTE_INDEX = "slice-service", "route-rollout"
-"""EndpointSlices by their Service, HTTPRoutes by the rollout that wrote them."""
+"""Rollouts by Gateway (`NAMESPACE/NAME`, over all namespaces), by Service (the probe's, too) and Deployment of an arm, by
+the content of the candidate, and by the object that made them."""
+SLICE_INDEX, ROUTE_INDEX, PROBE_INDEX = "slice-service", "route-rollout", "pod-probe"
+BACKEND_INDEX = "route-backend"
+"""EndpointSlices by their Service, HTTPRoutes by the rollout that wrote them and by the Services that they name, pods by the
+probe that they are."""
 SERVICE_NAME = "kubernetes.io/service-name"
 _EVERYWHERE = ""
+
+
+def probe_name(rollout: Manifest) -> str:
+    """The name of a rollout's probe: of its Deployment and of its Service, so a DNS label that begins with a letter."""
+    return names.child_name(f"probe-{names.name_of(rollout).replace('.', '-')}", names.uid(rollout))
 
 
 def rollout_indexes(kind: Kind, manifest: Manifest) -> list[tuple[str, str, str]]:
@@ -24,7 +31,11 @@ def rollout_indexes(kind: Kind, manifest: Manifest) -> list[tuple[str, str, str]
         return [(namespace, SLICE_INDEX, value)] if (value := names.label(manifest, SERVICE_NAME)) else []
     if kind is HTTP_ROUTE:
         value = str((meta.get("annotations") or {}).get(ROLLOUT_ANNOTATION, ""))
-        return [(namespace, ROUTE_INDEX, value)] if value else []
+        written = [(namespace, ROUTE_INDEX, value)] if value else []
+        return written + [(namespace, BACKEND_INDEX, name) for name in route_shares(manifest)]
+    if kind is POD:
+        value = names.label(manifest, names.PROBE_LABEL)
+        return [(namespace, PROBE_INDEX, value)] if value else []
     return _of_rollout(namespace, manifest) if kind is ROLLOUT else []
 
 
@@ -35,6 +46,7 @@ def _of_rollout(namespace: str, manifest: Manifest) -> list[tuple[str, str, str]
         for field, index in (("service", SERVICE_INDEX), ("deployment", DEPLOYMENT_INDEX)):
             if arm.get(field):
                 found.append((namespace, index, str(arm[field])))
+    found.append((namespace, SERVICE_INDEX, probe_name(manifest)))
     if content := (spec.get("candidate") or {}).get("contentHash"):
         found.append((namespace, CONTENT_INDEX, str(content)))
     if owner := names.owner_uid(manifest):
@@ -47,7 +59,7 @@ def _of_rollout(namespace: str, manifest: Manifest) -> list[tuple[str, str, str]
 def slim_slice(manifest: Manifest) -> Manifest:
     """An EndpointSlice as a decision sees it: how many endpoints are ready. Their addresses change all the time."""
     meta = manifest["metadata"]
-    labels = {k: v for k, v in (meta.get("labels") or {}).items() if k == SERVICE_NAME}
+    labels = {k: v for k, v in (meta.get("labels") or {}).items() if k in (SERVICE_NAME, names.PROBE_LABEL)}
     kept = {k: meta[k] for k in ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp") if k in meta}
     return {
         "apiVersion": manifest.get("apiVersion", ENDPOINT_SLICE.api_version),

@@ -4,9 +4,10 @@ Each function gets what the operator had observed when it decided, and what is w
 broken by it: none, if all is well. Nothing here uses `weights`, `doubt`, `progress`, `scaling` or `control`.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
-from sartor_api.conditions import ConditionType
+from sartor_api.conditions import ConditionType, Reason
 from sartor_api.serving_rollout import RolloutPhase, ServingRolloutStatus
 from sartor_operator.rollout.observed import RolloutObserved
 from sartor_operator.rollout.route import Weights
@@ -91,6 +92,29 @@ def _said(observed: RolloutObserved) -> str:
     return verdict.outcome
 
 
+def broken_copies(observed: RolloutObserved, services: Sequence[str]) -> list[str]:
+    """Of one write of the route: `services` get copies of its requests."""
+    broken: list[str] = []
+    before, probe = observed.before, observed.probe
+    back = observed.spec.control.abort or observed.deleting_since is not None
+    for service in services:
+        if back or before.phase not in _AMONG_STEPS:
+            broken.append(f"copies go to {service} outside of the steps")
+        if not (observed.baseline.alive and observed.candidate.alive):
+            broken.append(f"copies go to {service} while an arm has nothing ready")
+        if service == observed.spec.candidate.service:
+            if probe is not None and probe.wanted:
+                broken.append("the candidate is mirrored to, and so is the probe that asks it")
+        elif probe is None or service != probe.name or not probe.ready:
+            broken.append(f"copies go to {service}, which takes none")
+    return broken
+
+
+def broken_probe_end(name: str, services: Sequence[str]) -> list[str]:
+    """The probe is deleted; `services` get copies of the requests of the route as it is."""
+    return [f"{name} is deleted while copies go to it"] if name in services else []
+
+
 def broken_scaling(observed: RolloutObserved, replicas: int, now: float) -> list[str]:
     """Of one write of the baseline's size."""
     there = observed.baseline.deployment
@@ -136,6 +160,7 @@ def broken_status(observed: RolloutObserved, after: ServingRolloutStatus, now: f
             broken.append("promoted, and the candidate has no capacity for everything")
     if observed.rejected_by and before.step is None and after.step is not None:
         broken.append("bytes that were rolled back are tried again")
+    broken += _broken_restart(observed, after, now)
     moved = (after.step or 0) > (before.step or 0) or (
         after.phase is RolloutPhase.PROMOTING and before.phase is not RolloutPhase.PROMOTING
     )
@@ -144,6 +169,26 @@ def broken_status(observed: RolloutObserved, after: ServingRolloutStatus, now: f
     if before.phase in _AMONG_STEPS and _said(observed) == "fail" and after.phase not in _BACK:
         broken.append("the verdict on this step fails, and the rollout goes on")
     return broken
+
+
+def _broken_restart(observed: RolloutObserved, after: ServingRolloutStatus, now: float) -> list[str]:
+    """A step that is under way begins again only where its weights were others, or its samples are void."""
+    before, route = observed.before, observed.route
+    started = before.step_started_at
+    among = before.phase in _AMONG_STEPS and after.phase in _AMONG_STEPS
+    if not among or started is None or before.step != after.step or started == after.step_started_at:
+        return []
+    steps = observed.policy.steps[: before.step or 0]
+    weight = max((s.weight or 0 for s in steps), default=0)
+    arms = observed.baseline.alive and observed.candidate.can_take(max(1, weight)) and not observed.candidate.missing
+    ours = route is not None and route.mine and not route.touched
+    as_it_was = ours and route is not None and route.weights == Weights(100 - weight, weight)
+    mirrored = any(s.mirror is not None for s in steps) and (observed.probe is None or not observed.probe.wanted)
+    ahead = any(t is not None and t.timestamp() > now for t in (started, before.frozen_since))
+    void = ahead or observed.frozen_for == Reason.CANDIDATE_NOT_READY.value
+    if not (arms and as_it_was) or mirrored or void:
+        return []
+    return [f"step {before.step} begins again, and its weights were never others"]
 
 
 def _broken_step(observed: RolloutObserved, now: float, *, accepted: bool) -> list[str]:

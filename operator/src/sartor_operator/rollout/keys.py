@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from sartor_api.serving_rollout import RolloutPhase
 from sartor_operator import names
 from sartor_operator.cache import EVERYWHERE, Cache, Key, key_of
 from sartor_operator.kinds import (
@@ -10,7 +11,9 @@ from sartor_operator.kinds import (
     GATEWAY,
     GATEWAY_CLASS,
     HTTP_ROUTE,
+    POD,
     ROLLOUT,
+    SERVICE,
     Kind,
     Manifest,
 )
@@ -30,6 +33,8 @@ def rollout_keys(cache: Cache, kind: Kind, before: Manifest | None, now: Manifes
         return [(ROLLOUT, namespace, name), *(_siblings(cache, namespace, name, before, now))]
     if kind is ENDPOINT_SLICE:
         return _keys(cache.labelled(ROLLOUT, namespace, SERVICE_INDEX, names.label(manifest, SERVICE_NAME)))
+    if kind in (SERVICE, DEPLOYMENT, POD) and (probe := names.label(manifest, names.PROBE_LABEL)):
+        return _keys(cache.labelled(ROLLOUT, namespace, SERVICE_INDEX, probe))
     if kind is DEPLOYMENT:
         return _keys(cache.labelled(ROLLOUT, namespace, DEPLOYMENT_INDEX, name))
     if kind is HTTP_ROUTE:
@@ -42,16 +47,22 @@ def rollout_keys(cache: Cache, kind: Kind, before: Manifest | None, now: Manifes
 
 
 def urgent(key: Key, kind: Kind, before: Manifest | None, now: Manifest | None) -> bool:
-    """Whether a rollout that this change concerns comes before others: a human wants something of it, or endpoints of its
-    arms come and go."""
+    """Whether a rollout that this change concerns comes before others: a human wants something of it, it has just turned
+    back, or endpoints of its arms come and go (those of a probe can wait: no traffic hangs on them)."""
     if kind is ROLLOUT and before is not None and now is not None:
-        return key == key_of(ROLLOUT, now) and _asked(before) != _asked(now)
-    return kind is ENDPOINT_SLICE
+        return key == key_of(ROLLOUT, now) and (_asked(before) != _asked(now) or _turned(before, now))
+    return kind is ENDPOINT_SLICE and not names.label(now or before or {"metadata": {}}, names.PROBE_LABEL)
 
 
 def _asked(rollout: Manifest) -> tuple[object, object]:
     meta = rollout["metadata"]
     return meta.get("generation"), meta.get("deletionTimestamp")
+
+
+def _turned(before: Manifest, now: Manifest) -> bool:
+    """The status holds the way back, and the route has yet to follow."""
+    phases = [str((one.get("status") or {}).get("phase")) for one in (before, now)]
+    return phases[0] != phases[1] == RolloutPhase.ROLLING_BACK.value
 
 
 def _keys(rollouts: Iterable[Manifest]) -> list[Key]:

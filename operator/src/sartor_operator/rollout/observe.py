@@ -14,8 +14,8 @@ from sartor_api.serving_rollout import (
 )
 from sartor_operator import names
 from sartor_operator.cache import EVERYWHERE, Cache
-from sartor_operator.kinds import DEPLOYMENT, ENDPOINT_SLICE, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, ROLLOUT, Manifest
-from sartor_operator.rollout.index import CONTENT_INDEX, GATEWAY_INDEX, OWNER_INDEX, ROUTE_INDEX, SLICE_INDEX
+from sartor_operator.kinds import DEPLOYMENT, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, ROLLOUT, Manifest
+from sartor_operator.rollout.index import CONTENT_INDEX, GATEWAY_INDEX, OWNER_INDEX, ROUTE_INDEX
 from sartor_operator.rollout.observed import (
     FULL_ANNOTATION,
     NOTHING_READ,
@@ -25,8 +25,10 @@ from sartor_operator.rollout.observed import (
     Successor,
 )
 from sartor_operator.rollout.position import position_of, step_of
+from sartor_operator.rollout.probe_seen import observe_probe, ready_endpoints
 from sartor_operator.rollout.route import UID_ANNOTATION, RouteSeen, overlap, parents, read_route, route_name
 from sartor_operator.rollout.samples import Reading, StepAsked, Verdicts
+from sartor_operator.settings import Settings
 from sartor_operator.understood import NotUnderstoodError, derived, understood
 
 
@@ -44,10 +46,11 @@ def observe_rollout(
     *,
     gateway_api: bool = True,
     fetched: Mapping[str, Manifest] | None = None,
+    settings: Settings | None = None,
 ) -> RolloutObserved | None:
     """The rollout, or None when there is none (any more). Raises `NotUnderstoodError`.
 
-    `fetched` are Deployments of users, which are not watched.
+    `fetched` are Deployments of users, which are not watched; `settings` say what a probe is made from.
     """
     manifest = cache.get(ROLLOUT, namespace, name)
     if manifest is None:
@@ -65,13 +68,15 @@ def observe_rollout(
         baseline=_arm(cache, namespace, rollout.spec.baseline, fetched or {}),
         candidate=_arm(cache, namespace, rollout.spec.candidate, fetched or {}),
     )
+    observed = replace(observed, probe=observe_probe(cache, observed, settings or Settings()))
     siblings = _siblings(cache, observed)
     return replace(
         observed,
         route=_route(cache, observed),
         reading=_reading(observed, verdicts),
         older=_older(observed, siblings),
-        rejected_by=_rejected(cache, observed),
+        rejected_by=_rejected(cache, observed, observed.spec.candidate.content_hash),
+        baseline_rejected_by=_rejected(cache, observed, observed.spec.baseline.content_hash),
         successor=_successor(cache, observed, siblings),
     )
 
@@ -81,6 +86,7 @@ def _reading(observed: RolloutObserved, verdicts: Verdicts) -> Reading:
     step = step_of(observed.policy, position.step)
     if step is None or position.step_started is None or position.stage != "steps":
         return NOTHING_READ
+    probe = observed.probe
     return verdicts.latest(
         StepAsked(
             namespace=observed.namespace,
@@ -90,16 +96,17 @@ def _reading(observed: RolloutObserved, verdicts: Verdicts) -> Reading:
             kind=step.kind,
             since=position.step_started,
             weight=step.weight,
+            spec=observed.spec,
+            mirror=step.mirror,
+            probe=probe.name if probe is not None and probe.wanted else "",
+            probe_waits=probe.waits if probe is not None else "",
         )
     )
 
 
 def _arm(cache: Cache, namespace: str, arm: Arm, fetched: Mapping[str, Manifest]) -> ArmSeen:
-    ready: dict[str, int] = {}
-    for one in cache.labelled(ENDPOINT_SLICE, namespace, SLICE_INDEX, arm.service):
-        kind = str(one.get("addressType"))  # a Service of two families has every endpoint twice
-        ready[kind] = ready.get(kind, 0) + int(one.get("ready", 0))
-    seen = ArmSeen(there=bool(ready), ready=max(ready.values(), default=0))
+    ready = ready_endpoints(cache, namespace, arm.service)
+    seen = ArmSeen(there=ready is not None, ready=ready or 0)
     if arm.deployment is None:
         return seen
     found = cache.get(DEPLOYMENT, namespace, arm.deployment) or fetched.get(arm.deployment)
@@ -197,8 +204,8 @@ def _older(observed: RolloutObserved, siblings: list[_Sibling]) -> str:
     return f"ServingRollout {one.manifest['metadata']['namespace']}/{one.name}"
 
 
-def _rejected(cache: Cache, observed: RolloutObserved) -> str:
-    content = observed.spec.candidate.content_hash
+def _rejected(cache: Cache, observed: RolloutObserved, content: str | None) -> str:
+    """The rollout that rolled these bytes back; empty without one."""
     if content is None:
         return ""
     for other in cache.labelled(ROLLOUT, observed.namespace, CONTENT_INDEX, content):

@@ -9,7 +9,7 @@ from sartor_api.rollout_policy import RolloutPolicy
 from sartor_api.serving_rollout import ServingRollout, ServingRolloutSpec, ServingRolloutStatus
 from sartor_operator import names
 from sartor_operator.kinds import Manifest
-from sartor_operator.rollout.position import Position, position_of
+from sartor_operator.rollout.position import Position, StepSeen, position_of
 from sartor_operator.rollout.route import (
     MIRROR,
     PERCENTAGE_MIRROR,
@@ -78,6 +78,19 @@ class ArmSeen:
 
 
 @dataclass(frozen=True)
+class ProbeSeen:
+    """The probe of a rollout. `wanted`: the policy names it as a source; `ready` counts its ready endpoints; `waits` is why
+    it has none. `there`: its Deployment and Service as far as they exist, `manifests` as they should be."""
+
+    name: str
+    wanted: bool = True
+    ready: int = 0
+    waits: str = ""
+    there: tuple[Manifest, ...] = ()
+    manifests: tuple[Manifest, ...] = ()
+
+
+@dataclass(frozen=True)
 class Successor:
     """A newer rollout for the same route. `takes_over`: it starts from where this one ended, its baseline being what was
     promoted here, so that traffic need not go back first. `replaces`: the same object made both, and wants the newer one."""
@@ -101,11 +114,15 @@ class RolloutObserved:
     route: RouteSeen | None = None
     baseline: ArmSeen = ArmSeen()
     candidate: ArmSeen = ArmSeen()
+    probe: ProbeSeen | None = None
+    """None where there is no such thing, and none is wanted."""
     reading: Reading = NOTHING_READ
     older: str = ""
     """What has the route before this rollout may."""
     rejected_by: str = ""
     """The rollout that rolled these very bytes back."""
+    baseline_rejected_by: str = ""
+    """The rollout that rolled back the bytes which are to be the baseline here (it went back after this one was made)."""
     successor: Successor | None = None
 
     @property
@@ -153,6 +170,20 @@ class RolloutObserved:
         return found.reason if found is not None and found.status == "True" else ""
 
     @property
+    def probed(self) -> bool:
+        """Whether copies of requests are for a probe."""
+        return self.probe is not None and self.probe.wanted
+
+    @property
+    def copies_to(self) -> str:
+        """The Service of a probe that can take copies; empty without one."""
+        return self.probe.name if self.probe is not None and self.probe.wanted and self.probe.ready else ""
+
+    def mirror_of(self, step: StepSeen) -> int:
+        """Per cent of the requests that the candidate itself gets as a copy: none where a probe asks both arms."""
+        return 0 if self.probed else step.mirror
+
+    @property
     def missing_features(self) -> tuple[str, ...]:
         """Features that the policy needs and the Gateways lack, each with what needs it."""
         return missing_features(self.policy, self.features)
@@ -175,7 +206,10 @@ def missing_features(policy: RolloutPolicy, features: frozenset[str] | None) -> 
     in the standard channel."""
     missing: list[str] = []
     mirrors = [step.mirror for step in policy.steps if step.mirror is not None]
-    if features is not None and mirrors and MIRROR not in features:
+    if "probe" in policy.analysis.sources:
+        if features is not None and MIRROR not in features:
+            missing.append(f"{MIRROR} (analysis.sources: probe)")
+    elif features is not None and mirrors and MIRROR not in features:
         missing.append(f"{MIRROR} (steps with mirror)")
     elif features is not None and any(m < 100 for m in mirrors) and PERCENTAGE_MIRROR not in features:
         missing.append(f"{PERCENTAGE_MIRROR} (steps that mirror less than 100)")

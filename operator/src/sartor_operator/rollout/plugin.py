@@ -140,6 +140,9 @@ def _watch(command: Sequence[str], out: TextIO) -> int:
         assert process.stdout is not None
         try:
             for found in documents(process.stdout):
+                if found.get("kind") == "Status":  # the API server's last words in a watch
+                    process.terminate()
+                    raise PluginError(f"the watch ended: {found.get('message', '')}; begin another one")
                 out.write(shown(found) + "\n\n")
                 out.flush()
         except KeyboardInterrupt:

@@ -124,7 +124,7 @@ _BACK = "traffic goes back to the baseline: "
 
 def blocked(observed: RolloutObserved) -> Next | None:
     """Why it cannot begin, however ready everything is."""
-    position = observed.position
+    position, current = observed.position, observed.route.weights if observed.route is not None else None
     if not observed.gateway_api:
         return Next(position, Reason.FEATURE_MISSING, NO_GATEWAY_API, "stalled")
     if missing := observed.missing_features:
@@ -134,6 +134,12 @@ def blocked(observed: RolloutObserved) -> Next | None:
         text = (
             f"ServingRollout {observed.rejected_by} rolled these bytes back ({observed.spec.candidate.content_hash}); "
             "they are not tried again by themselves: delete that rollout to try them again"
+        )
+        return Next(position, Reason.CONTENT_REJECTED, text, "stalled")
+    if observed.baseline_rejected_by and (current is None or current.baseline < 100):
+        text = (
+            f"ServingRollout {observed.baseline_rejected_by} rolled back the bytes that are the baseline here "
+            f"({observed.spec.baseline.content_hash}), and they do not have the traffic; make a rollout from what serves"
         )
         return Next(position, Reason.CONTENT_REJECTED, text, "stalled")
     if observed.older:
@@ -229,8 +235,9 @@ def _steps(observed: RolloutObserved, position: Position, shape: Shape | None, d
 
 
 def _begun(observed: RolloutObserved, position: Position, step: StepSeen, shape: Shape | None, now: float) -> Position:
-    """The step begins when its weights are accepted, and begins again when they were others in between."""
-    as_wanted = shape is not None and shape.candidate == step.weight and shape.mirror == step.mirror
+    """The step begins when its weights are accepted, and begins again when they were others in between. Copies to the probe
+    come and go with it, and begin nothing again."""
+    as_wanted = shape is not None and shape.candidate == step.weight and shape.mirror == observed.mirror_of(step)
     if as_wanted and settled(observed, shape):
         started = position.step_started
         return replace(position, step_started=float(int(now)) if started is None else started)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from sartor_api.probe import COPIES_PORT
 from sartor_api.rollout_policy import ParentReference, RolloutPolicy
 from sartor_api.serving_rollout import Arm, ServingRolloutSpec
 from sartor_operator import names
@@ -46,9 +47,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a route does. `mirror`: per cent of the requests that the candidate gets as a copy. `ask_*`: whether clients may
-    ask for that arm by header. `*_there`: whether the Service exists; one that does not is not named. `timeouts`, `retry`,
-    `sticky`: fields that the gateway's class supports."""
+    """What a route does. `mirror`: per cent of the requests that the candidate gets as a copy. `probe`: the Service that
+    gets a copy of every request instead; empty without one. `ask_*`: whether clients may ask for that arm by header.
+    `*_there`: whether the Service exists; one that does not is not named. `timeouts`, `retry`, `sticky`: fields that the
+    gateway's class supports."""
 
     baseline: int
     candidate: int
@@ -60,6 +62,7 @@ class Shape:
     timeouts: bool = True
     retry: bool = False
     sticky: bool = False
+    probe: str = ""
 
     @property
     def weights(self) -> Weights:
@@ -85,6 +88,8 @@ class RouteSeen:
     acceptance: Acceptance
     message: str = ""
     outdated: bool = False
+    copies: frozenset[str] = frozenset()
+    """Services that get copies of requests, whoever wrote that."""
 
     @property
     def accepted(self) -> bool:
@@ -205,7 +210,11 @@ def _rule(spec: ServingRolloutSpec, shape: Shape, asked: str | None, backends: l
     if asked is not None:
         match["headers"] = [{"type": "Exact", "name": policy.header_opt_in.name, "value": asked}]
     rule: Manifest = {"matches": [match], "backendRefs": backends}
-    if asked is None and shape.mirror:
+    if asked is None and shape.probe:
+        # No per cent: the probe chooses for itself, since not every gateway keeps to one.
+        copies: Manifest = {"group": "", "kind": "Service", "name": shape.probe, "port": COPIES_PORT}
+        rule["filters"] = [{"type": "RequestMirror", "requestMirror": {"backendRef": copies}}]
+    elif asked is None and shape.mirror:
         copy: Manifest = {"backendRef": _backend(spec.candidate, None)}
         if shape.mirror < 100:
             copy["percent"] = shape.mirror
@@ -249,6 +258,7 @@ def read_route(there: Manifest, rollout: Manifest, spec: ServingRolloutSpec, *, 
         acceptance=acceptance,
         message=message,
         outdated=outdated,
+        copies=read_copies(found),
     )
 
 
@@ -259,6 +269,21 @@ def read_shape(text: str) -> Shape | None:
         return Shape(**data) if set(data) <= {field.name for field in fields(Shape)} else None
     except (ValueError, TypeError):
         return None
+
+
+def route_shares(route: Mapping[str, Any]) -> dict[str, int]:
+    """Per cent that each Service gets of the requests without an opt-in header, rounded up; 0 for one that a route merely
+    names (the other arm, a mirror, a rule for a header). Several rules: the most that it gets of one of them."""
+    shares: dict[str, int] = {}
+    for rule in (route.get("spec") or {}).get("rules") or ():
+        named = [(backend, int(backend.get("weight", 1))) for backend in rule.get("backendRefs") or ()]
+        asked = any(m.get("headers") for m in rule.get("matches") or ())
+        total = 0 if asked else sum(weight for _, weight in named)
+        named += [((f.get("requestMirror") or {}).get("backendRef") or {}, 0) for f in rule.get("filters") or ()]
+        for backend, weight in named:
+            if name := str(backend.get("name") or ""):
+                shares[name] = max(shares.get(name, 0), -(-100 * weight // total) if total else 0)
+    return shares
 
 
 def read_weights(route: Mapping[str, Any], spec: ServingRolloutSpec) -> Weights | None:
@@ -275,6 +300,13 @@ def read_weights(route: Mapping[str, Any], spec: ServingRolloutSpec) -> Weights 
         return None
     baseline = round(100 * arms[0] / total)
     return Weights(baseline, 100 - baseline)
+
+
+def read_copies(route: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the Services that a route's spec sends copies of requests to."""
+    filters = [one for rule in route.get("rules") or () for one in rule.get("filters") or ()]
+    found = [((one.get("requestMirror") or {}).get("backendRef") or {}).get("name") for one in filters]
+    return frozenset(str(name) for name in found if name)
 
 
 def accepted(route: Manifest, policy: RolloutPolicy) -> tuple[Acceptance, str]:

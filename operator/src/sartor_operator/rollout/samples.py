@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sartor_api.conditions import Reason
-from sartor_api.serving_rollout import VerdictSummary
+from sartor_api.serving_rollout import ServingRolloutSpec, VerdictSummary
 from sartor_operator.conditions import AnyReason
 
 StepKind = Literal["mirror", "headerOptIn", "weight", "pause"]
@@ -24,7 +24,8 @@ class ArmCounts:
 
 @dataclass(frozen=True)
 class StepAsked:
-    """The step that a verdict is wanted for. `number` is from 1, `since` Unix seconds, `weight` the candidate's per cent."""
+    """The step that a verdict is wanted for. `number` is from 1, `since` Unix seconds, `weight` the candidate's per cent,
+    `mirror` that of the copies. `uid` is the rollout's; with `number` and `since` it tells steps apart."""
 
     namespace: str
     name: str
@@ -33,6 +34,12 @@ class StepAsked:
     kind: StepKind
     since: float
     weight: int
+    spec: ServingRolloutSpec
+    mirror: int = 0
+    probe: str = ""
+    """Name of the probe's Service; empty where the policy names no such source."""
+    probe_waits: str = ""
+    """Why the probe has no ready endpoint; empty where it has one."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sartor_api.serving_rollout import RolloutPhase, ServingRolloutStatus
 
 _OBJECT = ["namespace", "name"]
 _ARMS = ("baseline", "candidate")
+_ENDS = (RolloutPhase.PROMOTED, RolloutPhase.ROLLED_BACK)
 
 
 class RolloutMetrics:
@@ -39,7 +40,7 @@ class RolloutMetrics:
             "sartor_rollout_freezes_total", "Freezes that began, by reason.", ["reason"], registry=registry
         )
         self.ends = Counter(
-            "sartor_rollouts_ended_total", "Ends and promotions, by phase.", ["phase"], registry=registry
+            "sartor_rollouts_ended_total", "Ends and promotions, by phase.", ["namespace", "phase"], registry=registry
         )
         self._known: dict[tuple[str, str], ServingRolloutStatus] = {}
         self._series: dict[tuple[str, str], set[tuple[Gauge, tuple[str, ...]]]] = {}
@@ -47,7 +48,7 @@ class RolloutMetrics:
     def seen(self, namespace: str, name: str, status: ServingRolloutStatus) -> None:
         """One look at a rollout. What counts events counts what this process saw change."""
         before = self._known.get((namespace, name))
-        self._count(before, status)
+        self._count(namespace, before, status)
         if status.finished_at is not None:
             self.gone(namespace, name)
             return
@@ -89,15 +90,17 @@ class RolloutMetrics:
         for gauge, labels in self._series.pop((namespace, name), set()):
             gauge.remove(namespace, name, *labels)
 
-    def _count(self, before: ServingRolloutStatus | None, status: ServingRolloutStatus) -> None:
+    def _count(self, namespace: str, before: ServingRolloutStatus | None, status: ServingRolloutStatus) -> None:
         if before is None:
+            for phase in _ENDS:
+                self.ends.labels(namespace, phase.value)  # at 0: who asks for the increase would not see the first end
             return
         reason = _frozen(status)
         if reason is not None and reason != _frozen(before):
             self.freezes.labels(reason).inc()
-        ended = status.phase in (RolloutPhase.PROMOTED, RolloutPhase.ROLLED_BACK)
+        ended = status.phase in _ENDS
         if ended and status.phase is not before.phase and status.phase is not None:
-            self.ends.labels(status.phase.value).inc()
+            self.ends.labels(namespace, status.phase.value).inc()
 
 
 def _frozen(status: ServingRolloutStatus) -> str | None:

@@ -75,7 +75,8 @@ def shaped(observed: RolloutObserved, position: Position, share: int, *, still: 
     step = step_of(observed.policy, position.step)
     moving = position.stage in ("steps", "promoting", "promoted")
     both = observed.baseline.alive and observed.candidate.alive
-    mirror = step.mirror if step is not None and position.stage == "steps" and both else 0
+    copied = position.stage == "steps" and both
+    mirror = observed.mirror_of(step) if step is not None and copied else 0
     asked = moving and observed.candidate.alive and (position.stage != "steps" or (step is not None and step.asked))
     if still:  # nothing that is new for the candidate
         mirror = min(mirror, before.mirror if before is not None else 0)
@@ -91,4 +92,6 @@ def shaped(observed: RolloutObserved, position: Position, share: int, *, still: 
         timeouts=observed.timeouts,
         retry=observed.retries,
         sticky=observed.policy.sticky_sessions is not None,
+        # Also where all stands still: its samples are what may end that, and it bounds what it asks of the arms.
+        probe=observed.copies_to if copied else "",
     )

@@ -7,6 +7,8 @@
 | no run for this intent | make one: an immutable snapshot under a name that follows from its number and the intent |
 | the run has no winner (yet) | show what the run says; an older winner serves on |
 | the run won | deliver: content, baseline and stack, then say that they are ready |
+| the same, and traffic is moved through a Gateway | make its rollout, and say how it stands (`rollouts`) |
+| a stack is not used any more | remove it after its drain (`retire`) |
 | the run ended, and another search is due (`resynthesis`) | make its run, after the cooldown |
 | more ended runs than are kept | remove the oldest |
 """
@@ -23,11 +25,14 @@ from sartor_operator.actions import Action, Create, Decision, Delete, StatusOf, 
 from sartor_operator.kinds import RUN, SYNTHESIS, Manifest
 from sartor_operator.run.decide import look
 from sartor_operator.synthesis.access import missing_access
-from sartor_operator.synthesis.delivery import Delivery, deliver
+from sartor_operator.synthesis.delivery import Delivery, deliver, keep
 from sartor_operator.synthesis.observe import SynthesisObserved
 from sartor_operator.synthesis.references import agents_of, forecast, needed_secrets, refusal
 from sartor_operator.synthesis.resynthesis import cause_of, due, environment_of, unseen
+from sartor_operator.synthesis.retire import retire
+from sartor_operator.synthesis.rollouts import Rolling, forget, roll_out
 from sartor_operator.synthesis.status import Verdict, synthesis_status
+from sartor_operator.synthesis.told import told_of_rollouts
 from sartor_operator.times import format_time
 
 RECHECK_SECONDS = 30.0
@@ -59,20 +64,27 @@ def decide_synthesis(observed: SynthesisObserved, now: float) -> Decision:
         return Decision()  # the garbage collector takes everything that the synthesis owns
     access = missing_access(observed.namespace, observed.access, policies=observed.settings.network_policies)
     delivery = _delivery(observed)
+    rolling = roll_out(observed, delivery, observed.content)
+    rejected = observed.traffic.rejected(observed.content)
+    retiring = retire(observed, observed.content if observed.rolls_out and not rejected else "", now)
     beginning = _beginning(observed, now)
-    verdict = beginning.verdict or _verdict(observed, delivery)
+    verdict = beginning.verdict or _verdict(observed, delivery, rolling)
     if beginning.note:
         verdict = verdict.with_note(beginning.note, Reason.COOLDOWN if beginning.cooldown else None)
     if vain := unseen(observed.synthesis.spec):
         verdict = verdict.with_note(vain)
     told = _delivered(observed, delivery, verdict)
-    actions: list[Action] = [*access, *(delivery.actions if delivery else ()), *_history(observed), *beginning.actions]
+    delivered = [*(delivery.actions if delivery else ()), *(() if observed.damaged else keep(observed))]
+    rolled = [*rolling.actions, *retiring.actions, *forget(observed)]
+    actions: list[Action] = [*access, *delivered, *rolled, *_history(observed), *beginning.actions]
     ahead = forecast(observed.references) if observed.current is None else None
     status = synthesis_status(observed, verdict, ahead, now)
     if _said_before(observed, verdict):
         actions = [a for a in actions if not isinstance(a, Tell)]
         told = ()
-    return Decision((*actions, *told), (StatusOf(SYNTHESIS, observed.manifest, status),), beginning.wake_at)
+    told = (*told, *told_of_rollouts(observed, delivery))
+    wake = min((m for m in (beginning.wake_at, retiring.wake_at) if m is not None), default=None)
+    return Decision((*actions, *told), (StatusOf(SYNTHESIS, observed.manifest, status),), wake)
 
 
 def _beginning(observed: SynthesisObserved, now: float) -> Beginning:
@@ -104,36 +116,42 @@ def _beginning(observed: SynthesisObserved, now: float) -> Beginning:
     return Beginning((_told(observed, "RunStarted", text, name), Create(made)), verdict)
 
 
-def _verdict(observed: SynthesisObserved, delivery: Delivery | None) -> Verdict:
+def _verdict(observed: SynthesisObserved, delivery: Delivery | None, rolling: Rolling) -> Verdict:
     current, winner = observed.current, observed.winner
     assert current is not None, "there is a run for this intent"
     if winner is None:
         return Verdict.of_run(current)
     if winner.name == current.name:
-        return _serving(observed, delivery)
+        return _serving(observed, delivery, rolling)
     if current.ended and names.label(winner.manifest, names.INTENT_LABEL) == observed.intent:
         # The same was searched for again, in vain: what was found before is still what is wanted.
         said = f"SynthesisRun {current.name} found nothing better than {winner.name}: {current.status.message}"
-        return _serving(observed, delivery).with_note(said)
+        return _serving(observed, delivery, rolling).with_note(said)
+    if observed.rolls_out:
+        found = Verdict.of_run(current)
+        return found if rolling.verdict is None else found.with_note(f"of {winner.name}: {rolling.verdict.message}")
     return Verdict.of_run(current).with_older(winner.name)
 
 
-def _serving(observed: SynthesisObserved, delivery: Delivery | None) -> Verdict:
-    """How the delivery of the winner stands."""
+def _serving(observed: SynthesisObserved, delivery: Delivery | None, rolling: Rolling) -> Verdict:
+    """How the delivery of the winner stands, or its rollout."""
     before = (observed.manifest.get("status") or {}).get("phase")
+    serving = bool(observed.serving) if observed.rolls_out else before == "Serving"
     if observed.damaged:
         text = f"ConfigMap {observed.damaged[0]} cannot be read; delete it, and what it held is published again"
         return Verdict.stuck(Reason.INFRASTRUCTURE_FAILURE, text)
+    if rolling.verdict is not None:
+        return rolling.verdict
     if delivery is None:
         if observed.synthesis.spec.delivery.mode == "none":
             return Verdict.kept()
-        return Verdict.delivering("the winner's records are read", serving=before == "Serving")
+        return Verdict.delivering("the winner's records are read", serving=serving)
     if delivery.problem:
         return Verdict.undeliverable(delivery.problem)
     if delivery.stuck is not None:
         return Verdict.stuck(delivery.stuck, delivery.missing)
     if delivery.missing:
-        return Verdict.delivering(delivery.missing, serving=before == "Serving")
+        return Verdict.delivering(delivery.missing, serving=serving)
     return Verdict.delivered()
 
 
@@ -192,8 +210,9 @@ def run_manifest(observed: SynthesisObserved, cause: RunCause) -> Manifest:
 
 
 def _history(observed: SynthesisObserved) -> list[Delete]:
-    """Ended runs beyond those that are kept, oldest first. Not counted: the current one, the one that serves, the newest."""
-    kept = {r.name for r in (observed.current, observed.winner, *observed.runs[-1:]) if r is not None}
+    """Ended runs beyond those that are kept, oldest first. Not counted: the current one, those that serve, the newest."""
+    used = (observed.current, observed.winner, *observed.served.values(), *observed.runs[-1:])
+    kept = {r.name for r in used if r is not None}
     old = [r for r in observed.runs if r.ended and r.name not in kept]
     surplus = old[: max(0, len(old) - observed.settings.keep_runs)]
     return [Delete(RUN, observed.namespace, r.name, names.uid(r.manifest)) for r in surplus]
@@ -206,8 +225,9 @@ def _told(observed: SynthesisObserved, reason: str, message: str, key: str, *, w
 def _delivered(observed: SynthesisObserved, delivery: Delivery | None, verdict: Verdict) -> tuple[Tell, ...]:
     winner = observed.winner
     finished = winner.ending.finished if winner is not None and winner.ending is not None else None
-    ready = delivery is not None and verdict.phase is SynthesisPhase.SERVING and not delivery.missing
-    if not ready or finished is None or finished.content_hash is None:
+    if delivery is None or delivery.missing or observed.rolls_out or verdict.phase is not SynthesisPhase.SERVING:
+        return ()
+    if finished is None or finished.content_hash is None:
         return ()
     key = finished.content_hash[:16]
     return (_told(observed, "Delivered", f"{verdict.message}: content {key[:12]}", key),)

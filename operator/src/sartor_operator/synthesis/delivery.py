@@ -3,9 +3,12 @@
 The stack's content is published anew for the synthesis (the run may go), verified by hash in the operator and again by an
 init container of every pod. Names of the ConfigMaps carry the content, so a new winner is a new pod template, and the old
 pods serve until the new ones are ready.
+
+Where rollouts move traffic (`spec.rollout.parentRefs`) the Deployment and its Service carry the content in their names and
+labels instead, so that two stacks serve side by side, and neither's Service can reach the other's pods. A stack that a
+rollout still uses is kept as it should be after a newer one has won.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +16,20 @@ from sartor_api.conditions import Reason
 from sartor_api.search.records import Finished, RunSpec
 from sartor_api.search.state import RunState
 from sartor_operator import names
-from sartor_operator.actions import Action, Apply, PublishStack
-from sartor_operator.drift import covers
-from sartor_operator.kinds import Manifest
-from sartor_operator.pods import state
+from sartor_operator.actions import Action, PublishStack
 from sartor_operator.pods.jobs import repository_url
-from sartor_operator.pods.servers import baseline_pod, deployment, service, stack_pod
+from sartor_operator.pods.servers import baseline_pod, stack_pod
+from sartor_operator.run.observe import RunObserved
 from sartor_operator.settings import PORT
-from sartor_operator.synthesis.observe import SynthesisObserved
+from sartor_operator.synthesis.observe import CONTENT_ANNOTATION, SynthesisObserved
+from sartor_operator.synthesis.server import Server, Standing, bring, grown
+from sartor_operator.wire import StackIndex
 
 STACK, BASELINE = "stack", "baseline"
 STACK_ROLE, BASELINE_ROLE = "serving-stack", "serving-baseline"
-CONTENT_ANNOTATION = "sartor.dev/content-hash"
+ARM_ROLE = "rollout-stack"
+"""Of a stack that rollouts move traffic to. Not `STACK_ROLE`: the Service of one that was delivered without rollouts selects
+every pod of that role."""
 COMMIT_ANNOTATION = "sartor.dev/commit"
 RUN_ANNOTATION = "sartor.dev/run"
 
@@ -40,141 +45,107 @@ class Delivery:
     """Why Kubernetes has given up waiting for a Deployment (it goes on trying), if it has."""
 
 
+def plain_name(observed: SynthesisObserved) -> str:
+    """Of the Deployment and Service of a winner that is delivered without a rollout: the same for every winner."""
+    return names.child_name(observed.name, observed.uid, STACK)
+
+
+def baseline_name(observed: SynthesisObserved) -> str:
+    return names.child_name(observed.name, observed.uid, BASELINE)
+
+
+def baseline_service(observed: SynthesisObserved) -> tuple[str, int]:
+    """Name and port of the Service of the baseline: the user's own, or the one that Sartor makes."""
+    existing = observed.synthesis.spec.baseline.service_ref
+    return (existing.name, existing.port) if existing is not None else (baseline_name(observed), PORT)
+
+
 def deliver(observed: SynthesisObserved, run: RunState, finished: Finished) -> Delivery:
-    """Bring the winner of a run, and its baseline, into the cluster."""
+    """Bring the winner of a run, and its baseline, into the cluster; of bytes that came back the baseline alone."""
     winner = observed.winner
     assert winner is not None and finished.content_hash and finished.commit, "a winner names its content"
     index = observed.stacks.get(finished.content_hash)
     if index is None:
-        labels = {names.SYNTHESIS_LABEL: observed.name}
-        made = PublishStack(
-            owner=observed.manifest,
-            name=names.child_name(observed.name, observed.uid, STACK, finished.content_hash[:12]),
-            labels=labels,
-            repository=repository_url(winner.place, observed.namespace, winner.name),
-            commit=finished.commit,
-            content_hash=finished.content_hash,
-        )
+        made = _publish(observed, winner, finished.commit, finished.content_hash)
         return Delivery((made,), "the winner's files are published")
     if index.problem is not None:
         return Delivery((), problem=f"{index.problem.reason}: {index.problem.message}")
-    actions: list[Action] = []
-    waits: list[str] = []
-    stuck: list[Reason] = []
-    wanted = observed.synthesis.spec
-    replicas = wanted.delivery.replicas or wanted.baseline.replicas
-    existing = wanted.baseline.service_ref
-    baseline_name = names.child_name(observed.name, observed.uid, BASELINE)
-    baseline_host = existing.name if existing else baseline_name
-    baseline_url = f"http://{baseline_host}.{observed.namespace}.svc:{existing.port if existing else PORT}"
-    settings = winner.place.settings
-    lifecycle = {"preStop": {"sleep": {"seconds": 5}}} if settings.drain_seconds > 5 else None
-    timing: dict[str, Any] = {"terminationGracePeriodSeconds": settings.drain_seconds, "lifecycle": lifecycle}
-    provenance = {
-        CONTENT_ANNOTATION: finished.content_hash,
-        COMMIT_ANNOTATION: finished.commit,
-        RUN_ANNOTATION: winner.name,
-    }
+    wanted: list[Standing] = []
     spec: RunSpec = run.spec
-    if existing is None and run.baseline is not None:
+    if observed.synthesis.spec.baseline.service_ref is None and run.baseline is not None:
         pod = baseline_pod(
             winner.place,
             run.baseline,
             served_name=str(spec.model["name"]),
             length=spec.envelope.max_model_len,
-            **timing,
+            **_timing(winner),
         )
-        _one(
-            observed,
-            baseline_name,
-            BASELINE_ROLE,
-            pod,
-            wanted.baseline.replicas,
-            {},
-            actions,
-            waits,
-            stuck,
-            scaled=False,
-        )
+        labels = {names.SYNTHESIS_LABEL: observed.name, names.ROLE_LABEL: BASELINE_ROLE}
+        replicas, late = observed.synthesis.spec.baseline.replicas, Reason.BASELINE_NOT_READY
+        server = Server(baseline_name(observed), labels, pod, replicas, winner.place.hardware, late)
+        wanted.append(bring(observed, server))
+    if not (observed.rolls_out and observed.traffic.rejected(finished.content_hash)):
+        stack = _stack(observed, winner, index, finished.commit, alone=not observed.rolls_out)
+        wanted += [bring(observed, stack), Standing(grown(observed, stack.name))]
+    return Delivery(
+        tuple(action for one in wanted for action in one.actions),
+        "; ".join(one.waits for one in wanted if one.waits),
+        stuck=next((one.stuck for one in wanted if one.stuck is not None), None),
+    )
+
+
+def keep(observed: SynthesisObserved) -> tuple[Action, ...]:
+    """Stacks of older winners that still have traffic, or may get it back, stay as they should be."""
+    actions: list[Action] = []
+    for content, run in observed.served.items():
+        finished = run.ending.finished if run.ending is not None else None
+        if finished is None or finished.commit is None:
+            continue
+        index = observed.stacks.get(content)
+        if index is None:
+            actions.append(_publish(observed, run, finished.commit, content))
+        elif index.problem is None:
+            actions += bring(observed, _stack(observed, run, index, finished.commit, alone=False)).actions
+    return tuple(actions)
+
+
+def _publish(observed: SynthesisObserved, run: RunObserved, commit: str, content: str) -> PublishStack:
+    return PublishStack(
+        owner=observed.manifest,
+        name=names.stack_name(observed.name, observed.uid, content),
+        labels={names.SYNTHESIS_LABEL: observed.name},
+        repository=repository_url(run.place, observed.namespace, run.name),
+        commit=commit,
+        content_hash=content,
+    )
+
+
+def _stack(observed: SynthesisObserved, run: RunObserved, index: StackIndex, commit: str, *, alone: bool) -> Server:
+    """The server of one stack. `alone`: no rollout moves traffic to it."""
+    wanted, content = observed.synthesis.spec, index.content_hash
+    host, port = baseline_service(observed)
     pod = stack_pod(
-        winner.place,
+        run.place,
         index,
-        baseline_url=baseline_url,
-        start_seconds=winner.place.hardware.start_timeout.seconds,
-        **timing,
+        baseline_url=f"http://{host}.{observed.namespace}.svc:{port}",
+        start_seconds=run.place.hardware.start_timeout.seconds,
+        **_timing(run),
     )
-    name = names.child_name(observed.name, observed.uid, STACK)
-    _one(
-        observed, name, STACK_ROLE, pod, replicas, provenance, actions, waits, stuck, scaled=wanted.delivery.autoscaled
+    role = {names.SYNTHESIS_LABEL: observed.name, names.ROLE_LABEL: STACK_ROLE if alone else ARM_ROLE}
+    return Server(
+        name=plain_name(observed) if alone else names.stack_name(observed.name, observed.uid, content),
+        labels=role if alone else {**role, names.CONTENT_LABEL: content[: names.STACK_NAME_DIGITS]},
+        pod=pod,
+        replicas=wanted.delivery.replicas or wanted.baseline.replicas,
+        hardware=run.place.hardware,
+        late=Reason.CANDIDATE_NOT_READY,
+        annotations={CONTENT_ANNOTATION: content, COMMIT_ANNOTATION: commit, RUN_ANNOTATION: run.name},
+        content={} if alone else {CONTENT_ANNOTATION: content},
+        scaled=wanted.delivery.autoscaled,
     )
-    return Delivery(tuple(actions), "; ".join(waits), stuck=stuck[0] if stuck else None)
 
 
-def _one(
-    observed: SynthesisObserved,
-    name: str,
-    role: str,
-    pod: Manifest,
-    replicas: int,
-    annotations: Mapping[str, str],
-    actions: list[Action],
-    waits: list[str],
-    stuck: list[Reason],
-    *,
-    scaled: bool,
-) -> None:
-    """One Deployment with its Service. `scaled`: an autoscaler owns the number of replicas once it is there."""
-    hardware = observed.winner.place.hardware if observed.winner else None
-    assert hardware is not None, "there is a winner"
-    selector = {names.SYNTHESIS_LABEL: observed.name, names.ROLE_LABEL: role}
-    meta = names.metadata(name, observed.manifest, selector)
-    there = observed.deployments.get(name)
-    wanted = deployment(
-        meta, selector, selector, pod, None if scaled and there is not None else replicas, hardware, annotations
-    )
-    if there is None:
-        actions.append(Apply(wanted, "sartor-delivery"))
-        waits.append(f"Deployment {name} is created")
-    else:
-        if not covers(wanted["spec"], there.get("spec", {})):
-            if scaled:
-                # The number as it is goes to a manager of its own first: dropping it would set it back to one.
-                actions.append(Apply(_replicas(there), "sartor-replicas"))
-            actions.append(Apply(wanted, "sartor-delivery"))
-        if (waiting := _not_ready(there, wanted)) is not None:
-            ours = (p for p in observed.pods if names.label(p, names.ROLE_LABEL) == role)
-            held = next((found for p in ours if (found := state.waiting(p)) is not None), None)
-            waits.append(f"{waiting}: {held.message}" if held else waiting)
-            if _given_up(there):
-                stuck.append(Reason.CANDIDATE_NOT_READY if role == STACK_ROLE else Reason.BASELINE_NOT_READY)
-    front = service(names.metadata(name, observed.manifest, selector), selector)
-    found = observed.services.get(name)
-    if found is None or not covers(front["spec"], found.get("spec", {})):
-        actions.append(Apply(front, "sartor-delivery"))
-
-
-def _replicas(there: Manifest) -> Manifest:
-    meta = {"name": names.name_of(there), "namespace": there["metadata"]["namespace"], "uid": names.uid(there)}
-    spec = {"replicas": there["spec"].get("replicas", 1)}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
-
-
-def _not_ready(there: Manifest, wanted: Manifest) -> str | None:
-    status, name = there.get("status", {}), names.name_of(there)
-    if not covers(wanted["spec"], there.get("spec", {})):
-        return f"Deployment {name} is updated"
-    if int(status.get("observedGeneration", 0)) < int(there["metadata"].get("generation", 1)):
-        return f"Deployment {name} is not observed yet"
-    replicas = int(there["spec"].get("replicas", 1))
-    updated, available = int(status.get("updatedReplicas", 0)), int(status.get("availableReplicas", 0))
-    if updated >= replicas and available >= replicas and int(status.get("replicas", 0)) == updated:
-        return None
-    given_up = _given_up(there)
-    late = f" ({given_up.get('reason')}: {given_up.get('message')})" if given_up else ""
-    return f"Deployment {name}: {min(updated, available)} of {replicas} ready{late}"
-
-
-def _given_up(there: Manifest) -> dict[str, Any] | None:
-    """The condition of a Deployment that says that its pods do not get ready in time."""
-    found = state.condition(there, "Progressing")
-    return found if found is not None and found.get("status") == "False" else None
+def _timing(run: RunObserved) -> dict[str, Any]:
+    settings = run.place.settings
+    lifecycle = {"preStop": {"sleep": {"seconds": 5}}} if settings.drain_seconds > 5 else None
+    return {"terminationGracePeriodSeconds": settings.drain_seconds, "lifecycle": lifecycle}

@@ -1,6 +1,6 @@
 """Gathers what is known of one synthesis."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from sartor_api.agent_profile import AgentProfile
 from sartor_api.hardware_target import HardwareTarget, HardwareTargetStatus
 from sartor_api.meta import ObjectMeta
 from sartor_api.policy import Payback
+from sartor_api.search.records import Outcome
 from sartor_api.serving_candidate import ServingCandidateStatus
 from sartor_api.serving_synthesis import ServingSynthesis
 from sartor_api.synthesis_run import RunPhase, SynthesisRunStatus
@@ -40,9 +41,13 @@ from sartor_operator.settings import Settings
 from sartor_operator.synthesis.access import POLICIES
 from sartor_operator.synthesis.intent import intent_of
 from sartor_operator.synthesis.references import References
+from sartor_operator.synthesis.traffic import ARMS, DIGEST, RolloutSeen, Traffic, observe_rollouts, observe_traffic
 from sartor_operator.target import target_status
 from sartor_operator.understood import derived, understood
 from sartor_operator.wire import StackIndex
+
+CONTENT_ANNOTATION = "sartor.dev/content-hash"
+"""On a stack's pods, and on what carries its content in its name: the whole hash."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,12 @@ class RunSeen:
     def won(self) -> bool:
         return self.status.phase is RunPhase.SUCCEEDED and self.status.best is not None
 
+    @property
+    def content(self) -> str:
+        """What it found best, as 64 hexadecimal digits; empty without anything."""
+        best = self.status.best
+        return (best.content_hash or "").removeprefix(DIGEST) if best is not None else ""
+
     def hopeless(self, now: Payback) -> bool:
         """Ended because it could not pay by other terms than those of `now`: whether it can by these, a new run tells."""
         if self.status.phase is not RunPhase.NO_GAIN or self._reason != "CannotPayBack":
@@ -116,10 +127,15 @@ class SynthesisObserved:
     nodes: HardwareTargetStatus | None = None
     """What the nodes of the HardwareTarget are."""
     drift: str | None = None
-    """What the rollout of the winner says of a live speed-up below its confirmed interval. It is left out here as long as
-    the operator carries out no rollouts; `resynthesis` knows what to do with it."""
+    """What the rollout of the winner says of a live speed-up below its confirmed interval. It is left out here: rollouts
+    compare arms and tell no speed-up. `resynthesis` knows what to do with it."""
     damaged: tuple[str, ...] = ()
     """ConfigMaps of the synthesis that cannot be read."""
+    traffic: Traffic = field(default_factory=Traffic)
+    services_of: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Service of each stack that a rollout may have moved traffic to, by content."""
+    served: Mapping[str, RunObserved] = field(default_factory=dict[str, RunObserved])
+    """By content, the runs of stacks that are not those of the winner (or are not delivered as such), and are used."""
 
     @property
     def uid(self) -> str:
@@ -132,6 +148,25 @@ class SynthesisObserved:
     @property
     def namespace(self) -> str:
         return str(self.manifest["metadata"]["namespace"])
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether traffic is moved to winners, through a Gateway."""
+        spec = self.synthesis.spec
+        return spec.rollout.parent_refs is not None and spec.delivery.mode == "apply"
+
+    @property
+    def serving(self) -> str:
+        """Content of the stack that has the traffic of the Gateway; empty for the baseline."""
+        return self.traffic.serving(self.services_of)
+
+    @property
+    def content(self) -> str:
+        """What the winner is delivered as, 64 hexadecimal digits; empty without a winner that was confirmed."""
+        ending = self.winner.ending if self.winner is not None else None
+        finished = ending.finished if ending is not None else None
+        confirmed = finished is not None and finished.outcome is Outcome.CONFIRMED
+        return (finished.content_hash or "") if finished is not None and confirmed else ""
 
     def with_secrets(self, secrets: Mapping[str, frozenset[str]]) -> "SynthesisObserved":
         """The same, knowing the keys of those Secrets that exist."""
@@ -168,6 +203,41 @@ def _references(
     return References(synthesis, target, profile, {}, score), nodes
 
 
+def _stacks(maps: Iterable[Manifest]) -> tuple[dict[str, StackIndex], list[str]]:
+    """Published stacks by content, and names of the ConfigMaps that cannot be read."""
+    stacks: dict[str, StackIndex] = {}
+    damaged: list[str] = []
+    for one in maps:
+        if names.label(one, names.PART_LABEL) == names.STACK:
+            try:
+                index = StackIndex.model_validate_json(one.get("data", {}).get(INDEX_KEY, ""))
+            except ValidationError:
+                damaged.append(names.name_of(one))
+            else:
+                stacks[index.content_hash] = index
+    return stacks, damaged
+
+
+def _contents(runs: Iterable[RunSeen], rollouts: Iterable[RolloutSeen], services: Iterable[Manifest]) -> frozenset[str]:
+    """Every content that traffic may have gone to."""
+    told = (str((s["metadata"].get("annotations") or {}).get(CONTENT_ANNOTATION, "")) for s in services)
+    arms = (content for r in rollouts for content in (r.content, r.baseline_content))
+    return frozenset(c for c in (*(r.content for r in runs if r.won), *arms, *told) if c)
+
+
+def _served(
+    cache: Cache, settings: Settings, namespace: str, runs: tuple[RunSeen, ...], contents: Iterable[str]
+) -> dict[str, RunObserved]:
+    """The newest run of each of these contents, where there is one."""
+    found: dict[str, RunObserved] = {}
+    for content in contents:
+        name = next((r.name for r in reversed(runs) if r.won and r.content == content), None)
+        run = observe_run(cache, settings, namespace, name) if name is not None else None
+        if run is not None:
+            found[content] = run
+    return found
+
+
 def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: str) -> SynthesisObserved | None:
     """The synthesis, or None when there is none (any more). Raises `NotUnderstoodError`.
 
@@ -191,16 +261,8 @@ def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: st
     def mine(kind_objects: list[Manifest]) -> dict[str, Manifest]:
         return {names.name_of(m): m for m in kind_objects if names.owner_uid(m) == uid and not names.deleting(m)}
 
-    stacks: dict[str, StackIndex] = {}
-    damaged: list[str] = []
-    for one in mine(list(cache.labelled(CONFIG_MAP, namespace, names.SYNTHESIS_LABEL, name))).values():
-        if names.label(one, names.PART_LABEL) == names.STACK:
-            try:
-                index = StackIndex.model_validate_json(one.get("data", {}).get(INDEX_KEY, ""))
-            except ValidationError:
-                damaged.append(names.name_of(one))
-            else:
-                stacks[index.content_hash] = index
+    maps = mine(list(cache.labelled(CONFIG_MAP, namespace, names.SYNTHESIS_LABEL, name)))
+    stacks, damaged = _stacks(maps.values())
     rounds = () if current is None else tuple(
         derived(ServingCandidateStatus, c.get("status"))
         for c in cache.labelled(CANDIDATE, namespace, names.RUN_LABEL, current.name)
@@ -212,11 +274,17 @@ def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: st
         if (there := cache.get(kind, namespace, wanted)) is not None and not names.deleting(there)
     }
     pods = cache.labelled(POD, namespace, names.SYNTHESIS_LABEL, name)
-    served = [p for p in pods if not names.label(p, names.RUN_LABEL) and not names.deleting(p)]
+    alone = [p for p in pods if not names.label(p, names.RUN_LABEL) and not names.deleting(p)]
     scores = (r.status.baseline.score for r in reversed(same) if r.status.baseline is not None)
     score = next((float(s.number) for s in scores if s is not None), None)
     references, nodes = _references(cache, synthesis, namespace, score)
-    return SynthesisObserved(
+    deployments = mine(list(cache.labelled(DEPLOYMENT, namespace, names.SYNTHESIS_LABEL, name)))
+    services = mine(list(cache.labelled(SERVICE, namespace, names.SYNTHESIS_LABEL, name)))
+    rollouts = observe_rollouts(cache, namespace, uid)
+    services_of = {c: names.stack_name(name, uid, c) for c in _contents(runs, rollouts, services.values())}
+    known = {*services_of.values(), *services, *deployments, *(r.service(arm) for r in rollouts for arm in ARMS)}
+    traffic = observe_traffic(cache, namespace, rollouts, sorted(known))
+    observed = SynthesisObserved(
         synthesis=synthesis,
         manifest=manifest,
         intent=intent,
@@ -227,10 +295,15 @@ def observe_synthesis(cache: Cache, settings: Settings, namespace: str, name: st
         winner=observe_run(cache, settings, namespace, winner.name) if winner is not None else None,
         rounds=rounds,
         stacks=stacks,
-        deployments=mine(list(cache.labelled(DEPLOYMENT, namespace, names.SYNTHESIS_LABEL, name))),
-        services=mine(list(cache.labelled(SERVICE, namespace, names.SYNTHESIS_LABEL, name))),
-        pods=tuple(sorted(served, key=state.created, reverse=True)),
+        deployments=deployments,
+        services=services,
+        pods=tuple(sorted(alone, key=state.created, reverse=True)),
         access=access,
         nodes=nodes,
         damaged=tuple(damaged),
+        traffic=traffic,
+        services_of=services_of,
     )
+    won = "" if winner is None or not observed.rolls_out or traffic.rejected(winner.content) else winner.content
+    used = sorted(c for c, service in services_of.items() if c != won and traffic.needs(service))
+    return replace(observed, served=_served(cache, settings, namespace, runs, used))

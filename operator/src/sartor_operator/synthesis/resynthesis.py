@@ -6,7 +6,7 @@
 | `baselineVersion` | the image of the baseline's engine (HardwareTarget, installation) is another one |
 | `driver` | none of the drivers that the run began with is on the HardwareTarget's nodes any more |
 | `hardware` | the same for products; or platform, accelerator or resources of the HardwareTarget are others |
-| `drift` | the rollout of the winner says so (`SynthesisObserved.drift`; nothing says it before there are rollouts) |
+| `drift` | the rollout of the winner says so (`SynthesisObserved.drift`; rollouts tell no live speed-up yet) |
 | `modelRevision` | pinned in the spec: another one is another intent, and its run says `ModelRevision` as its cause |
 | `skills` | by nothing yet: they come with the image of the agents |
 

@@ -7,12 +7,16 @@ from sartor_api.conditions import ConditionType, Reason
 from sartor_api.fields import Money, ObjectReference
 from sartor_api.meta import Condition
 from sartor_api.quantities import DecimalString, Duration
-from sartor_api.serving_synthesis import PaybackSummary, ServingSynthesisStatus, Spent, SynthesisPhase
+from sartor_api.rollout_policy import RolloutPolicy
+from sartor_api.serving_rollout import RolloutPhase
+from sartor_api.serving_synthesis import PaybackSummary, RolloutSummary, ServingSynthesisStatus, Spent, SynthesisPhase
 from sartor_api.synthesis_run import RunPhase, SynthesisRunStatus
 from sartor_operator.conditions import AnyReason, Wanted, conditions, done, held, stalled, working
 from sartor_operator.reasons import OperatorReason
 from sartor_operator.shown import decimal
 from sartor_operator.synthesis.observe import RunSeen, SynthesisObserved
+from sartor_operator.synthesis.traffic import DIGEST, MOST_REJECTED, RolloutSeen
+from sartor_operator.understood import derived
 
 _PHASES = {
     RunPhase.PENDING: SynthesisPhase.PENDING,
@@ -79,6 +83,56 @@ class Verdict:
         return cls(SynthesisPhase.SERVING, message, (*done(Reason.SUCCEEDED, message), delivered))
 
     @classmethod
+    def waiting(cls, message: str) -> "Verdict":
+        """Everything is ready, and a human holds it."""
+        return cls(SynthesisPhase.SUSPENDED, message, (*held(Reason.SUSPENDED, message), _in_place()))
+
+    @classmethod
+    def rolling_out(cls, message: str) -> "Verdict":
+        """A rollout is about to be there."""
+        return cls(SynthesisPhase.ROLLING_OUT, message, (*working(Reason.PROGRESSING, message), _in_place()))
+
+    @classmethod
+    def serving(cls, message: str) -> "Verdict":
+        """The stack has the traffic, and no rollout of its own has to go on."""
+        return cls(SynthesisPhase.SERVING, message, (*done(Reason.SERVING, message), _in_place()))
+
+    @classmethod
+    def of_rollout(cls, rollout: RolloutSeen, missing: str) -> "Verdict":
+        """A rollout that has not ended: its own words. `missing`: what of the Deployments is not as it should be."""
+        said = rollout.status.message or "it begins"
+        message = f"ServingRollout {rollout.name}: {said}"
+        ready = rollout.condition(ConditionType.READY)
+        reason: AnyReason = _reason(ready.reason) if ready is not None else Reason.PROGRESSING
+        delivered = Wanted(ConditionType.DELIVERED, "False", OperatorReason.DELIVERING, missing)
+        there = delivered if missing else _in_place()
+        if rollout.refused:
+            return cls(SynthesisPhase.ROLLED_BACK, message, (*stalled(reason, message), there))
+        if rollout.promoted and ready is not None and ready.status == "True":
+            return cls(SynthesisPhase.SERVING, message, (*done(Reason.SERVING, message), there))
+        phase = SynthesisPhase.SERVING if rollout.promoted else SynthesisPhase.ROLLING_OUT
+        found = rollout.condition(ConditionType.STALLED), rollout.condition(ConditionType.RECONCILING)
+        if found[0] is not None and found[0].status == "True":
+            return cls(phase, message, (*stalled(reason, message), there))
+        moves = ready is None or (found[1] is not None and found[1].status == "True")
+        return cls(phase, message, (*(working if moves else held)(reason, message), there))
+
+    @classmethod
+    def rolled_back(cls, rollout: RolloutSeen) -> "Verdict":
+        """The winner's bytes came back, and stay where they are."""
+        ready = rollout.condition(ConditionType.READY)
+        reason: AnyReason = _reason(ready.reason) if ready is not None else Reason.ROLLED_BACK
+        message = (
+            f"ServingRollout {rollout.name}: {rollout.status.message}; these bytes are not rolled out again by themselves: "
+            f"delete ServingRollout {rollout.name} to try them again, or give the annotation sartor.dev/resynthesize "
+            "another value to search for others"
+        )
+        delivered = Wanted(
+            ConditionType.DELIVERED, "False", Reason.CONTENT_REJECTED, f"came back: {rollout.content[:12]}"
+        )
+        return cls(SynthesisPhase.ROLLED_BACK, message, (*stalled(reason, message), delivered))
+
+    @classmethod
     def of_run(cls, run: RunSeen) -> "Verdict":
         """A run that has no winner (yet): its own words."""
         status = run.status
@@ -119,6 +173,10 @@ class Verdict:
         return Verdict(self.phase, message, tuple(noted(one) for one in self.wanted))
 
 
+def _in_place() -> Wanted:
+    return Wanted(ConditionType.DELIVERED, "True", Reason.SUCCEEDED, "the stack and its baseline are in the cluster")
+
+
 def _condition(status: SynthesisRunStatus, kind: ConditionType) -> Condition | None:
     return next((c for c in status.conditions if c.type == kind.value and c.status == "True"), None) or next(
         (c for c in status.conditions if c.type == kind.value and kind is ConditionType.READY), None
@@ -157,13 +215,44 @@ def synthesis_status(
         message=verdict.message[:4096],
         conditions=conditions(before.get("conditions", ()), wanted, generation=generation, now=now),
         run=_reference(current),
-        serving_run=_reference(won),
+        serving_run=_reference(won if not observed.rolls_out else _serving_run(observed)),
         baseline=status.baseline,
         best=shown.status.best if shown is not None else None,
         spent=status.spent if current is not None else None,
         next_round_cost=_next_round(observed) if current is not None and not current.ended else None,
         payback=summary,
+        rollout=_summary(observed),
+        rejected_content=tuple(f"{DIGEST}{content}" for content in observed.traffic.rejections[:MOST_REJECTED]),
         last_synthesis_time=max(ended, default=None),
+    )
+
+
+def _serving_run(observed: SynthesisObserved) -> RunSeen | None:
+    """The run whose stack has the traffic; None while the baseline has it."""
+    return next((r for r in reversed(observed.runs) if r.won and r.content == (observed.serving or None)), None)
+
+
+def shown_rollout(observed: SynthesisObserved) -> RolloutSeen | None:
+    """The rollout that the status tells of: the winner's, else the newest."""
+    mine = observed.traffic.of(observed.content) if observed.content else None
+    return mine or next(reversed(observed.traffic.rollouts), None)
+
+
+def _summary(observed: SynthesisObserved) -> RolloutSummary | None:
+    shown = shown_rollout(observed)
+    if shown is None:
+        return None
+    said = shown.status
+    policy = derived(RolloutPolicy, (shown.manifest.get("spec") or {}).get("policy"))
+    return RolloutSummary(
+        name=shown.name,
+        phase=(said.phase or RolloutPhase.PENDING).value,
+        step=said.step,
+        steps=len(policy.steps),
+        weight=said.candidate.weight,
+        message=said.message,
+        baseline=shown.service("baseline"),
+        candidate=shown.service("candidate"),
     )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sartor_api.serving_rollout import VerdictSummary
+from sartor_operator import names
 from sartor_operator.apply import Applier
 from sartor_operator.cache import key_of
 from sartor_operator.controller import Controller
-from sartor_operator.kinds import DEPLOYMENT, ENDPOINT_SLICE, HTTP_ROUTE, ROLLOUT, Manifest
+from sartor_operator.kinds import DEPLOYMENT, ENDPOINT_SLICE, HTTP_ROUTE, ROLLOUT, SERVICE, Manifest
 from sartor_operator.rollout.index import SERVICE_NAME
 from sartor_operator.rollout.samples import ArmCounts, Reading, StepAsked
 from sartor_operator.times import at
@@ -151,6 +152,17 @@ class Cluster:
             key = (ENDPOINT_SLICE, NAMESPACE, f"{name}-abc")
             wanted = endpoints(name, min(many, self.ready.get(name, many)), many)["endpoints"]
             self.world._update(key, self.world.store[key], {**self.world.store[key], "endpoints": wanted})
+        for service in self.world.all(SERVICE):  # the probe's; `ready` says whether it is, by the name `probe`
+            name = names.name_of(service)
+            key = (ENDPOINT_SLICE, NAMESPACE, f"{name}-abc")
+            wanted = endpoints(name, self.ready.get("probe", 1), 1)
+            wanted["metadata"]["labels"][names.PROBE_LABEL] = name
+            if key not in self.world.store:
+                self.world.add(wanted)
+            self.world._update(key, self.world.store[key], {**self.world.store[key], "endpoints": wanted["endpoints"]})
+        for key in [k for k in self.world.store if k[0] is ENDPOINT_SLICE and k[2].startswith("probe-")]:
+            if (SERVICE, NAMESPACE, key[2].removesuffix("-abc")) not in self.world.store:
+                self.world.remove(key)
         return self.world.version != before
 
     def run(self, until: Callable[[], bool], *, looks: int = 600) -> None:

@@ -1,10 +1,10 @@
 """An abstract world around one rollout, and a search through everything that can happen in it.
 
-The world is a cluster (arms, a Deployment that the rollout may scale, an API server that checks resource versions), a
-gateway (takes the route late, or refuses it), a human (control, another policy, edits of the route, deletion), a source of
-verdicts, and a clock. The operator is the real `decide_rollout` on real manifests. It looks, and its writes land one after
-the other; anything may happen between two of them, and it may be killed before any of them. It has no memory, so a restart
-is a look.
+The world is a cluster (arms, a Deployment that the rollout may scale, a probe, an API server that checks resource
+versions), a gateway (takes the route late, or refuses it), a human (control, another policy, edits of the route, deletion),
+a source of verdicts, and a clock. The operator is the real `decide_rollout` on real manifests. It looks, and its writes land
+one after the other; anything may happen between two of them, and it may be killed before any of them. It has no memory, so a
+restart is a look.
 
 Two states are one when nothing that a decision or an invariant looks at tells them apart: times count by their age only.
 """
@@ -27,11 +27,18 @@ from sartor_api.serving_rollout import (
     ServingRolloutStatus,
     VerdictSummary,
 )
-from sartor_operator.actions import Action, Apply, Decision, StatusOf, Tell
+from sartor_operator.actions import Action, Apply, Decision, Delete, StatusOf, Tell
 from sartor_operator.kinds import Manifest
 from sartor_operator.rollout import decide as decide_module
 from sartor_operator.rollout import invariants
-from sartor_operator.rollout.observed import FULL_ANNOTATION, ArmSeen, DeploymentSeen, RolloutObserved, Successor
+from sartor_operator.rollout.observed import (
+    FULL_ANNOTATION,
+    ArmSeen,
+    DeploymentSeen,
+    ProbeSeen,
+    RolloutObserved,
+    Successor,
+)
 from sartor_operator.rollout.position import position_of
 from sartor_operator.rollout.route import RouteSeen, Weights, read_route, read_weights, route_name
 from sartor_operator.rollout.samples import ArmCounts, Reading
@@ -71,8 +78,10 @@ def spec_of(policy: str, control: RolloutControl) -> ServingRolloutSpec:
 POLICIES: dict[str, dict[str, Any]] = {
     "plain": POLICY,
     "short": {**POLICY, "hostnames": ["editor.example.com"], "steps": [{"weight": 10, "hold": "60s"}]},
+    "copied": {**POLICY, "analysis": {**POLICY["analysis"], "sources": ["gatewayAccessLog"]}},
     "stops": {
         **POLICY,
+        "analysis": {**POLICY["analysis"], "sources": ["gatewayAccessLog"]},
         "steps": [{"headerOptIn": True, "hold": "60s"}, {"weight": 50, "hold": "60s"}, {"pause": {}}],
         "freeze": {"for": "120s", "then": "hold"},
         "promotion": "manual",
@@ -101,6 +110,8 @@ class World:
     candidate: int = SIZE
     replicas: int = SIZE
     full: int | None = None
+    probe: int | None = None
+    """Ready endpoints of the probe; None where it does not exist."""
     verdict: tuple[str, int] | None = None
     rejected: bool = False
     successor: Successor | None = None
@@ -127,7 +138,7 @@ class World:
             )
         return (
             self.policy, self.control, _status_key(self.status, now), self.finalizer, _age(self.deleting, now), self.gone,
-            _route_key(self.route), self.gateway, self.baseline, self.candidate, self.replicas, self.full,
+            _route_key(self.route), self.gateway, self.baseline, self.candidate, self.replicas, self.full, self.probe,
             None if self.verdict is None else (self.verdict[0], _age(self.verdict[1], now)), self.rejected,
             self.successor, self.edits, tuple(_age(t, now) for t in self.put_back[-1:]), happening,
         )  # fmt: skip
@@ -153,10 +164,11 @@ def _seen_key(seen: RolloutObserved | None, now: int) -> Any:
     """What the invariants look at of what the operator had seen."""
     if seen is None:
         return None
-    route, verdict = seen.route, seen.reading.verdict
+    route, verdict, probe = seen.route, seen.reading.verdict, seen.probe
     return (
         seen.baseline, seen.candidate, seen.spec.control, seen.policy.hostnames, seen.deleting_since,
         _status_key(seen.before, now),
+        None if probe is None else (probe.wanted, probe.ready),
         None if route is None else (route.weights, route.acceptance, route.touched, route.mine),
         None if verdict is None else (verdict.outcome, _age(verdict.at, now)),
     )  # fmt: skip
@@ -167,6 +179,8 @@ def _route_key(route: Manifest | None) -> Any:
 
 
 def _write_key(write: Any, now: int) -> Any:
+    if isinstance(write, Delete):
+        return "delete", write.name
     if isinstance(write, StatusOf):
         assert isinstance(write.status, ServingRolloutStatus)
         return "status", _status_key(write.status, now)
@@ -201,10 +215,26 @@ def observe(world: World) -> RolloutObserved:
         route=None if world.route is None else _route_seen(world, manifest, spec),
         baseline=ArmSeen(ready=world.baseline, deployment=deployment),
         candidate=ArmSeen(ready=world.candidate, deployment=DeploymentSeen("stack", "uid-stack", SIZE)),
+        probe=_probe_seen(world, spec),
         reading=reading,
         rejected_by="other" if world.rejected else "",
         successor=world.successor,
     )
+
+
+PROBE: Manifest = {
+    "apiVersion": "apps/v1",
+    "kind": "Deployment",
+    "metadata": {"name": "probe-editor", "namespace": NAMESPACE, "uid": "uid-probe"},
+    "spec": {"replicas": 1},
+}
+
+
+def _probe_seen(world: World, spec: ServingRolloutSpec) -> ProbeSeen | None:
+    wanted, there = "probe" in spec.policy.analysis.sources, () if world.probe is None else (PROBE,)
+    if not (wanted or there):
+        return None
+    return ProbeSeen("probe-editor", wanted, world.probe or 0, there=there, manifests=(PROBE,))
 
 
 def _route_seen(world: World, manifest: Manifest, spec: ServingRolloutSpec) -> RouteSeen:
@@ -253,7 +283,12 @@ def look(world: World) -> World:
     writes = [a for a in decision.actions if not isinstance(a, Tell)]
     statuses = [s for s in decision.statuses if _says_more(world.status, s)]
     return replace(
-        world, queue=(*writes, *statuses), seen=seen, seen_version=world.version, seen_at=world.now, disturbed=False
+        world,
+        queue=(*writes, *statuses, *decision.afterwards),
+        seen=seen,
+        seen_version=world.version,
+        seen_at=world.now,
+        disturbed=False,
     )
 
 
@@ -286,6 +321,12 @@ def land(world: World) -> tuple[World, Broken]:
             after = replace(
                 after, finalizer=present, gone=gone, version=world.version + 1, seen_version=world.seen_version + 1
             )
+        case Apply(_, "sartor-rollout-probe"):
+            broken = []
+            after = replace(after, probe=world.probe or 0)
+        case Delete(name=name):
+            broken = invariants.broken_probe_end(name, [] if world.route is None else copies_of(world.route["spec"]))
+            after = replace(after, probe=None)
         case _:
             raise AssertionError(f"an unknown write: {write}")
     if not after.queue and not after.disturbed and not after.gone:
@@ -308,6 +349,7 @@ def _route_lands(world: World, seen: RolloutObserved, manifest: Manifest) -> tup
     broken = invariants.broken_weights(total, weights)
     if weights is not None:
         broken += invariants.broken_route(seen, weights, world.seen_at)
+    broken += invariants.broken_copies(seen, copies_of(spec))
     put_back = world.put_back
     there = seen.route
     if there is not None and there.touched and there.weights is not None and not _urgent(seen, there.weights):
@@ -318,6 +360,12 @@ def _route_lands(world: World, seen: RolloutObserved, manifest: Manifest) -> tup
     generation = 1 if old is None else old["metadata"]["generation"] + (0 if same else 1)
     stored = keyed({**manifest, "metadata": {**manifest["metadata"], "uid": "uid-route", "generation": generation}})
     return replace(world, route=stored, gateway=world.gateway if same else "pending", put_back=put_back), broken
+
+
+def copies_of(route: Manifest) -> list[str]:
+    """Services that get copies of requests."""
+    filters = [one for rule in route["rules"] for one in rule.get("filters", ())]
+    return [one["requestMirror"]["backendRef"]["name"] for one in filters]
 
 
 def keyed(route: Manifest) -> Manifest:
@@ -354,6 +402,13 @@ def _arm(name: str, ready: int) -> Event:
         if getattr(world, name) == ready or ready > most:
             return None
         return replace(world, **{name: ready})
+
+    return happens
+
+
+def _probe(ready: int | None) -> Event:
+    def happens(world: World) -> World | None:
+        return None if world.probe is None or world.probe == ready else replace(world, probe=ready)
 
     return happens
 
@@ -461,6 +516,9 @@ EVENTS: dict[str, Event] = {
     "the baseline loses all replicas": _arm("baseline", 0),
     "the baseline has one replica": _arm("baseline", 1),
     "the baseline is ready": _arm("baseline", SIZE),
+    "the probe is ready": _probe(1),
+    "the probe is not ready": _probe(0),
+    "a human deletes the probe": _probe(None),
     "the gateway accepts": _gateway("accepted"),
     "the gateway refuses": _gateway("refused"),
     "a verdict passes": _verdict("pass"),
@@ -539,6 +597,8 @@ def words(write: Action | StatusOf) -> str:
     if isinstance(write, StatusOf):
         status: Any = write.status
         return f"status {status.phase} step {status.step} ({status.message})"
+    if isinstance(write, Delete):
+        return f"delete {write.name}"
     assert isinstance(write, Apply)
     if write.manager == "sartor-rollout":
         rule = write.manifest["spec"]["rules"][0]
@@ -617,7 +677,7 @@ def after(world: World, *happenings: str) -> World:
 
 def begun(policy: str = "plain") -> World:
     """At the first step, which has begun."""
-    return after(World(policy=policy), "16 s pass", "16 s pass")
+    return after(World(policy=policy), "the probe is ready", "16 s pass", "16 s pass")
 
 
 PASS = ("61 s pass", "a verdict passes")
@@ -638,6 +698,8 @@ def seeds() -> dict[str, World]:
         "put back": after(two, "16 s pass", "a human edits the route: 90 %"),
         "rejected content": World(rejected=True),
         "mirror": one,
+        "mirror, the probe away": after(one, "the probe is not ready"),
+        "mirror without a probe": begun("copied"),
         "weight 20": two,
         "weight 60": three,
         "frozen": after(two, "16 s pass", "a verdict is an error"),

@@ -1,7 +1,7 @@
 """Everything that can happen to a rollout, to a stated depth, and at random beyond: no write breaks an invariant.
 
 From each seed (a place worth starting from) every interleaving of `DEPTH` happenings is tried: the operator's looks, each of
-its writes, its being killed, and 32 kinds of events. `test-exhaustive` goes on to `DEEP`, and once more with looks whose
+its writes, its being killed, and 35 kinds of events. `test-exhaustive` goes on to `DEEP`, and once more with looks whose
 writes are not parted, so that more events fit into a trace. The faults below show that the search finds what it is to find.
 """
 
@@ -70,7 +70,7 @@ def happens(world: World, number: int, way: list[str]) -> World:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.sampled_from(sorted(SEEDS)),
-    numbers=st.lists(st.integers(min_value=0, max_value=89), min_size=20, max_size=120),
+    numbers=st.lists(st.integers(min_value=0, max_value=3 * len(EVENTS) - 1), min_size=20, max_size=120),
 )
 def test_no_random_schedule_breaks_an_invariant_and_each_comes_to_rest(seed: str, numbers: list[int]) -> None:
     world, way = SEEDS[seed], list[str]()
@@ -133,7 +133,17 @@ def _too_much(observed: RolloutObserved, at: Position, share: int, *, still: boo
     return replace(_SHAPED(observed, at, share, still=still), baseline=100)
 
 
-_SHAPED = weights.shaped
+def _begins_with_the_copies(observed: RolloutObserved, at: Position, step: Any, shape: Any, now: float) -> Position:
+    return (
+        _BEGUN(observed, at, step, shape, now) if progress.settled(observed, shape) else replace(at, step_started=None)
+    )
+
+
+def _copies_for_ever(observed: RolloutObserved, at: Position, share: int, *, still: bool) -> Any:
+    return replace(_SHAPED(observed, at, share, still=still), probe=observed.copies_to)
+
+
+_SHAPED, _BEGUN = weights.shaped, progress._begun
 _NOTHING: Callable[..., None] = lambda *_a, **_k: None  # noqa: E731
 _YES: Callable[..., bool] = lambda *_a, **_k: True  # noqa: E731
 
@@ -184,6 +194,15 @@ FAULTS: dict[str, Fault] = {
     ),
     "others are fought without bound": Fault("put back", 3, ((decide, "_quiet_until", _NOTHING),), "put back twice"),
     "weights do not sum": Fault("step 2 recorded", 2, ((weights, "shaped", _too_much),), "sum to"),
+    "copies go to a probe that is away": Fault(
+        "mirror, the probe away", 2, ((RolloutObserved, "copies_to", property(lambda o: o.probe.name)),), "takes none"
+    ),
+    "a probe that comes and goes begins the step again": Fault(
+        "weight 20, the probe away", 3, ((progress, "_begun", _begins_with_the_copies),), "begins again"
+    ),
+    "copies go on after the steps": Fault(
+        "promotion recorded", 2, ((weights, "shaped", _copies_for_ever),), "outside of the steps"
+    ),
     "rolled-back bytes are tried again": Fault(
         "rejected, else ready", 2, ((progress, "blocked", _NOTHING), (decide, "blocked", _NOTHING)), "tried again"
     ),
@@ -203,6 +222,8 @@ def start(name: str) -> World:
             landed, broken = land(look(SEEDS["promotion recorded"]))
             assert not broken and landed.route is not None and landed.gateway == "pending"
             return replace(landed, queue=(), seen=None)
+        case "weight 20, the probe away":
+            return replace(two, probe=0)
         case "nearly over":
             return replace(two, now=two.now + 40, verdict=None)
         case "rejected, else ready":

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from operator_world import START
-from rollout_cluster import Cluster, endpoints, rollout
+from rollout_cluster import POLICY, Cluster, endpoints, rollout
 
+from sartor_api.rollout_policy import RolloutPolicy
 from sartor_operator import names
 from sartor_operator.kinds import DEPLOYMENT, EVENT, HTTP_ROUTE, ROLLOUT
 from sartor_operator.reasons import EVENTS
 from sartor_operator.rollout.decide import FINALIZER
 from sartor_operator.rollout.observed import FULL_ANNOTATION
+from sartor_operator.rollout.route import route_name
 from sartor_operator.rollout.samples import NoVerdicts, Reading, StepAsked
 from sartor_operator.times import format_time, parse_time
 
@@ -382,3 +384,31 @@ def test_a_pause_is_not_ended_by_a_lack_of_samples_but_by_a_verdict_that_fails()
     cluster.script.says = lambda _step: "fail"
     cluster.run(cluster.phase("RolledBack"))
     assert conditions(cluster.status)["Ready"][1] == "GuardrailFailed"
+
+
+def test_bytes_that_were_rolled_back_get_no_traffic_as_a_baseline_either() -> None:
+    """They were promoted when this rollout was made, and a human undid that before it began."""
+    content = "sha256:" + "b" * 64
+
+    def made() -> Cluster:
+        cluster = Cluster(baseline={"service": "vllm", "deployment": "vllm", "contentHash": content})
+        arms = {"baseline": {"service": "origin"}, "candidate": {"service": "vllm", "contentHash": content}}
+        cluster.world.add(rollout("old", policy={"hostnames": ["old.example.com"]}, **arms))
+        back = {"phase": "RolledBack", "step": 1, "finishedAt": format_time(START)}
+        cluster.world.edit(ROLLOUT, "old", lambda m: m.update(status=back))
+        return cluster
+
+    cluster = made()
+    cluster.run(cluster.phase("Failed"))
+    assert conditions(cluster.status)["Stalled"] == ("True", "ContentRejected") and "old" in cluster.status["message"]
+    assert cluster.world.all(HTTP_ROUTE) == []
+    cluster.world.remove((ROLLOUT, "team-a", "old"))
+    cluster.run(cluster.phase("Progressing"))
+
+    serves = made()  # but what they have already they may keep: it is the way out
+    name = route_name(RolloutPolicy.model_validate(POLICY), "team-a")
+    rule = {"matches": [{"path": {"value": "/"}}], "backendRefs": [{"name": "vllm", "port": 8000, "weight": 100}]}
+    meta = {"name": name, "namespace": "team-a"}
+    kind = {"apiVersion": HTTP_ROUTE.api_version, "kind": HTTP_ROUTE.kind}
+    serves.world.add({**kind, "metadata": meta, "spec": {"rules": [rule]}})
+    serves.run(serves.phase("Progressing"))

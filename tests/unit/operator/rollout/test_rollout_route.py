@@ -1,6 +1,7 @@
 """The HTTPRoute of a rollout: what is written, and what is believed of one that is there."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -74,6 +75,25 @@ def test_a_mirror_takes_a_share_of_the_requests() -> None:
     assert filters == [{"type": "RequestMirror", "requestMirror": {"backendRef": ref, "percent": 5}}]
     everything = route_spec(spec(), Shape(100, 0, mirror=100))["rules"][0]["filters"]
     assert "percent" not in everything[0]["requestMirror"], "all is what a mirror without percent means"
+
+
+def test_a_probe_gets_a_copy_of_everything_and_only_of_what_the_weights_route() -> None:
+    made = route_spec(spec(), Shape(90, 10, mirror=5, ask_candidate=True, probe="probe-editor"))
+    ref = {"group": "", "kind": "Service", "name": "probe-editor", "port": 8000}
+    assert made["rules"][0]["filters"] == [{"type": "RequestMirror", "requestMirror": {"backendRef": ref}}]
+    assert "filters" not in made["rules"][1], "who asks for an arm is not copied"
+    shape = Shape(90, 10, probe="probe-editor")
+    assert read_shape(json.dumps({"baseline": 90, "candidate": 10})) == Shape(90, 10), (
+        "one that was written before there were probes"
+    )
+    seen = read_route(stored(shape), ROLLOUT, spec(), begun=True)
+    assert seen.shape == shape and not seen.touched and seen.copies == {"probe-editor"}
+    bare = stored(shape)
+    bare["metadata"]["annotations"] = {}
+    assert read_route(bare, ROLLOUT, spec(), begun=True).copies == {"probe-editor"}, "whatever is written beside it"
+    without = stored(shape)
+    del without["spec"]["rules"][0]["filters"]
+    assert read_route(without, ROLLOUT, spec(), begun=True).touched
 
 
 def test_clients_may_ask_for_either_arm() -> None:
@@ -210,6 +230,10 @@ def test_the_name_follows_from_the_place() -> None:
     assert name != route_name(spec(hostnames=hosts, pathPrefix="/v1").policy, "team-a")
 
 
+LOG_ALONE: dict[str, Any] = {"analysis": {"sources": ["gatewayAccessLog"]}}
+"""Without a probe, so that the candidate itself is mirrored to."""
+
+
 def policy(**fields: Any) -> RolloutPolicy:
     return spec(**fields).policy
 
@@ -219,9 +243,12 @@ def policy(**fields: Any) -> RolloutPolicy:
     [
         ({}, None, ()),
         ({}, frozenset({"HTTPRoute"}), ("HTTPRouteRequestMirror",)),
-        ({}, frozenset({"HTTPRouteRequestMirror"}), ("HTTPRouteRequestPercentageMirror",)),
-        ({"steps": [{"mirror": 100}]}, frozenset({"HTTPRouteRequestMirror"}), ()),
-        ({"steps": [{"weight": 5}]}, frozenset({"HTTPRoute"}), ()),
+        ({}, frozenset({"HTTPRouteRequestMirror"}), ()),
+        (LOG_ALONE, frozenset({"HTTPRoute"}), ("HTTPRouteRequestMirror",)),
+        (LOG_ALONE, frozenset({"HTTPRouteRequestMirror"}), ("HTTPRouteRequestPercentageMirror",)),
+        ({"steps": [{"mirror": 100}], **LOG_ALONE}, frozenset({"HTTPRouteRequestMirror"}), ()),
+        ({"steps": [{"weight": 5}]}, frozenset({"HTTPRoute"}), ("HTTPRouteRequestMirror",)),
+        ({"steps": [{"weight": 5}], **LOG_ALONE}, frozenset({"HTTPRoute"}), ()),
         ({"stickySessions": {"by": "header"}}, None, ("HTTPRouteSessionPersistence",)),
         ({"stickySessions": {"by": "contentHash"}}, None, ("stickySessions.by: contentHash",)),
     ],

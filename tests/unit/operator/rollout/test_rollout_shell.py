@@ -203,7 +203,8 @@ def test_series_follow_a_rollout_and_end_with_it() -> None:
     ended = status(phase="RolledBack", finishedAt="2026-01-01T00:00:00Z")
     metrics.rollouts.seen("team-a", "editor", ended)
     metrics.rollouts.seen("team-a", "editor", ended)
-    assert value("sartor_rollouts_ended_total", {"phase": "RolledBack"}) == 1
+    ends = "sartor_rollouts_ended_total"
+    assert value(ends, {"namespace": "team-a", "phase": "RolledBack"}) == 1
     assert "editor" not in generate_latest(metrics.registry).decode()
 
 

@@ -1,26 +1,25 @@
-"""What happens in the cluster, line by line: Sartor's Events and the phases of the synthesis.
+"""What happens in the cluster, as it comes: Sartor's Events, the synthesis, its rollouts.
 
-Two streams of `kubectl … --watch`, nothing is polled: the cluster measures on the same cores.
+Streams of `kubectl … --watch`, nothing is polled: the cluster measures on the same cores.
 """
 
 import json
 import queue
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from sartor_demo.errors import DemoError
 from sartor_devcluster import DevCluster
 
 Json = dict[str, Any]
-ENDED = frozenset({"Serving", "NoGain", "Failed"})
+ENDED = frozenset({"Serving", "NoGain", "RolledBack", "Failed"})
 STUCK = "Stalled"
 OPERATOR = "sartor-operator"
+SYNTHESIS_LABEL = "sartor.dev/synthesis"
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,13 @@ def over(synthesis: Json) -> bool:
     return phase in ENDED and (phase != "Serving" or condition(synthesis, "Ready").get("status") == "True")
 
 
+def objects(document: Json) -> list[Json]:
+    """The objects in a document of `kubectl … --watch`: none where the API server says in it why the watch ends."""
+    if document.get("kind") == "Status":
+        return []
+    return document["items"] if document.get("kind") == "List" else [document]
+
+
 def documents(chunks: Iterator[str]) -> Iterator[Json]:
     """JSON documents out of a stream of text that has them one after the other."""
     decoder, text = json.JSONDecoder(), ""
@@ -87,48 +93,65 @@ def documents(chunks: Iterator[str]) -> Iterator[Json]:
             text = text[end:]
 
 
-def follow(
-    cluster: DevCluster, namespace: str, name: str, *, since: float, seconds: float, say: Callable[[Line], None]
-) -> Json:
-    """The synthesis when it is over; `say` gets each line of what happened after `since` (Unix seconds).
+class News:
+    """What happens to one synthesis: its Events and its namespace's, itself, its rollouts, and whatever is `put`.
 
-    Raises `DemoError` after `seconds`.
+    A context; the watches end with it.
     """
-    begun, last = time.monotonic(), ""
-    told: set[tuple[str, str, str]] = set()
-    news: queue.Queue[Json] = queue.Queue()
-    with (
-        _watch(cluster, news, "events", "-n", namespace),
-        _watch(cluster, news, "servingsyntheses.sartor.dev", name, "-n", namespace),
-    ):
-        while True:
-            left = begun + seconds - time.monotonic()
-            try:
-                found = news.get(timeout=max(0.0, min(left, 5.0)))
-            except queue.Empty:
-                if left <= 0:
-                    raise DemoError(
-                        f"{name} was not done after {seconds / 60:.0f} minutes (last: {last}); look at it with "
-                        f"kubectl -n {namespace} describe ssyn {name}"
-                    ) from None
-                continue
-            if found.get("kind") == "Event":
-                line = event_line(found) if moment(found) >= since else None
-                key = (line.subject, line.word, line.text) if line else ("", "", "")
-                if line is not None and key not in told:
-                    told.add(key)
-                    say(line)
-                continue
-            status = found.get("status", {})
-            if status and (phase := phase_of(found)) != last:  # nothing was said before the operator saw it
-                last = phase
-                say(Line(f"ServingSynthesis {name}", phase, str(status.get("message", ""))))
-            if over(found):
-                return found
+
+    def __init__(self, cluster: DevCluster, namespace: str, name: str) -> None:
+        self._queue: queue.Queue[Json] = queue.Queue()
+        self._stack = ExitStack()
+        self._watches = (
+            ("events", "-n", namespace),
+            ("servingsyntheses.sartor.dev", name, "-n", namespace),
+            ("servingrollouts.sartor.dev", "-n", namespace, "-l", f"{SYNTHESIS_LABEL}={name}"),
+        )
+        self._cluster = cluster
+
+    def __enter__(self) -> Self:
+        for what in self._watches:
+            self._stack.enter_context(_watch(self._cluster, self.put, *what))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def put(self, found: Json) -> None:
+        """From any thread."""
+        self._queue.put(found)
+
+    def get(self, seconds: float) -> Json | None:
+        """The next one; None when `seconds` have passed without."""
+        try:
+            return self._queue.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            return None
+
+    def rest(self) -> Iterator[Json]:
+        """What is there already."""
+        while (found := self.get(0)) is not None:
+            yield found
+
+
+class Events:
+    """Lines of Events, each once: a watch that begins anew tells all of them again. Those before `since` (Unix seconds) are
+    of an earlier time."""
+
+    def __init__(self, since: float) -> None:
+        self._since = since
+        self._told: set[Line] = set()
+
+    def line(self, event: Json) -> Line | None:
+        line = event_line(event) if moment(event) >= self._since else None
+        if line is None or line in self._told:
+            return None
+        self._told.add(line)
+        return line
 
 
 @contextmanager
-def _watch(cluster: DevCluster, news: "queue.Queue[Json]", *what: str) -> Generator[None]:
+def _watch(cluster: DevCluster, put: Callable[[Json], None], *what: str) -> Generator[None]:
     """`kubectl get … --watch` into a queue, started again when it ends (the API server ends watches now and then)."""
     stop = threading.Event()
     running: list[subprocess.Popen[str]] = []
@@ -144,8 +167,8 @@ def _watch(cluster: DevCluster, news: "queue.Queue[Json]", *what: str) -> Genera
             running[:] = [process]
             assert process.stdout is not None
             for found in documents(iter(process.stdout.readline, "")):
-                for one in found["items"] if found.get("kind") == "List" else (found,):
-                    news.put(one)
+                for one in objects(found):
+                    put(one)
             process.wait()
             stop.wait(1.0)
 

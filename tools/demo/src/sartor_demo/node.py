@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ ADDRESS = "10.240.1.1"
 READY_SECONDS = 60.0
 STOP_SECONDS = 60.0
 SYSTEM_PATH = ["/usr/local/bin", "/usr/bin", "/bin"]
+BRAKE_FILE = "slow"
+_SLOW, _BRAKE = "/demo/slow.py", "/demo/brake"
+SLOW_COMMAND = f"python3 {_SLOW} {_BRAKE}/{BRAKE_FILE} python3 -m stack"
+"""How a stack is started that can be made slow (`slow.py`)."""
 
 
 def sources(*packages: str) -> list[str]:
@@ -33,8 +37,11 @@ def sources(*packages: str) -> list[str]:
     return [str(ROOT / package) for package in packages]
 
 
-def environments(cache: Path, vllm: VllmEnvironment | None) -> dict[str, dict[str, Any]]:
-    """What each image's name stands for. Without vLLM the baseline's image is that of the agents."""
+def environments(cache: Path, vllm: VllmEnvironment | None, brake: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What each image's name stands for. Without vLLM the baseline's image is that of the agents.
+
+    `brake`: the folder with the file that makes a stack slow; only the demonstration of a rollback has one.
+    """
     checkpoints = [str(cache / "checkpoints")]
     agents: dict[str, Any] = {
         "python": sys.prefix,
@@ -44,7 +51,7 @@ def environments(cache: Path, vllm: VllmEnvironment | None) -> dict[str, dict[st
     # What looks on must not take the cores of what is measured.
     one_thread = {"environment": {**agents["environment"], "OMP_NUM_THREADS": "1"}}
     found: dict[str, dict[str, Any]] = {
-        "stack": {"images": ["sartor-stack:*"], "python": sys.prefix},
+        "stack": {"images": ["sartor-stack:*"], "python": sys.prefix, **_braked(brake)},
         "operator": {
             "images": ["sartor-operator:*"],
             "python": sys.prefix,
@@ -69,6 +76,12 @@ def environments(cache: Path, vllm: VllmEnvironment | None) -> dict[str, dict[st
     return found
 
 
+def _braked(brake: Path | None) -> dict[str, Any]:
+    if brake is None:
+        return {}
+    return {"binds": [f"{Path(__file__).with_name('slow.py')}:{_SLOW}", f"{brake}:{_BRAKE}"]}
+
+
 @dataclass(frozen=True)
 class Node:
     """The runner of one cluster. Its files lie in `folder`; it outlives the process that started it."""
@@ -84,8 +97,8 @@ class Node:
     def _pid_file(self) -> Path:
         return self.folder / "runner.pid"
 
-    def configure(self, found: dict[str, dict[str, Any]], writable: Path) -> Path:
-        """Write the configuration; its path."""
+    def configure(self, found: dict[str, dict[str, Any]], writable: Path, readable: Sequence[Path] = ()) -> Path:
+        """Write the configuration; its path. `writable`, `readable`: folders that pods may mount from this machine."""
         content: dict[str, Any] = {
             "directory": str(self.folder / "state"),
             "node": {
@@ -97,7 +110,7 @@ class Node:
             },
             "api": {"bootstrap_kubeconfig": str(self.cluster.bootstrap_kubeconfig)},
             "kubelet_api": {"serving": "cluster"},
-            "host_paths": {"writable": [str(writable)]},
+            "host_paths": {"writable": [str(writable)], "readable": [str(path) for path in readable]},
             "sandbox": {"pod_users": "200000-200000"},
             "environments": found,
         }

@@ -3,14 +3,24 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sartor_demo.errors import DemoError
 from sartor_demo.follow import Json
 from sartor_devcluster import DevCluster
 
-ROLES = {"serving-baseline": "the tuned baseline", "serving-stack": "the stack that Sartor wrote"}
+BASELINE, STACK = "serving-baseline", "serving-stack"
+ROLLOUT_STACK = "rollout-stack"
+"""Roles of the Deployments and Services of what is delivered: the stack of a rollout has one of its own."""
+
+NAMES = {
+    BASELINE: "the tuned baseline",
+    STACK: "the stack that Sartor wrote",
+    ROLLOUT_STACK: "the stack that Sartor wrote",
+}
 ANSWER_SECONDS = 60
+ROUTED_SECONDS = 15
+"""Until the Gateway serves a route that it has accepted; it takes a fraction of a second."""
 REQUEST = {"prompt": "def area(width, height):", "max_tokens": 16, "temperature": 0}
 
 _ASK = """
@@ -25,19 +35,42 @@ with urllib.request.urlopen(request, timeout=30) as answer:
 print(json.dumps({"text": text, "seconds": time.monotonic() - begun}))
 """
 
+_MODEL = """
+import json, sys, time, urllib.request
+url, host, deadline = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3])
+while True:
+    try:
+        request = urllib.request.Request(url + "/v1/models", headers={"Host": host})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            print(json.dumps({"model": json.load(answer)["data"][0]["id"]}))
+            break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.1)
+"""
 
-def objects(cluster: DevCluster, namespace: str, say: Callable[[str], None]) -> None:
-    """The tables that an SRE would look at."""
-    for what in ("ssyn,srun,scand", "deployments,services,pods"):
+
+def objects(cluster: DevCluster, namespace: str, say: Callable[[str], None], *, traffic: bool = False) -> None:
+    """The tables that an SRE would look at; with `traffic` rollouts and routes, too."""
+    more = ["sroll,httproutes"] if traffic else []
+    for what in ("ssyn,srun,scand", *more, "deployments,services,pods"):
         command = ("-n", namespace, "get", what)
         say(f"$ kubectl {' '.join(command)}")
         done = cluster.kubectl(*command, check=True)
         say(done.stdout.rstrip() + "\n")
 
 
-def answers(cluster: DevCluster, namespace: str, synthesis: str, say: Callable[[str], None]) -> None:
-    """Asks each of the two Deployments through its Service. Raises `DemoError` where one does not answer."""
-    for role, what in ROLES.items():
+def answers(
+    cluster: DevCluster,
+    namespace: str,
+    synthesis: str,
+    say: Callable[[str], None],
+    roles: Sequence[str] = (BASELINE, STACK),
+) -> None:
+    """Asks each of these Deployments through its Service. Raises `DemoError` where one does not answer."""
+    for role in roles:
+        what = NAMES[role]
         found: Json = json.loads(
             cluster.kubectl(
                 "-n", namespace, "get", "services", "-o", "json",
@@ -54,19 +87,29 @@ def answers(cluster: DevCluster, namespace: str, synthesis: str, say: Callable[[
 
 def ask(cluster: DevCluster, url: str) -> Json:
     """The text of a short completion and the seconds that it took, from inside the cluster's network."""
-    command = cluster.enter([sys.executable, "-c", _ASK, url, json.dumps(REQUEST)])
+    return _inside(cluster, _ASK, url, json.dumps(REQUEST))
+
+
+def model(cluster: DevCluster, url: str, host: str) -> str:
+    """The name of the model that answers at the Gateway. Raises `DemoError` when none does within `ROUTED_SECONDS`."""
+    return str(_inside(cluster, _MODEL, url, host, str(ROUTED_SECONDS))["model"])
+
+
+def _inside(cluster: DevCluster, program: str, url: str, *more: str) -> Json:
+    command = cluster.enter([sys.executable, "-c", program, url, *more])
     done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     if done.returncode != 0:
         raise DemoError(f"{url} does not answer: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
     return json.loads(done.stdout)
 
 
-def farewell(cluster: DevCluster, namespace: str, name: str) -> str:
+def farewell(cluster: DevCluster, namespace: str, name: str, *, traffic: bool = False) -> str:
     """What to do next."""
+    rollout = f"\n  kubectl -n {namespace} describe sroll" if traffic else ""
     return f"""The cluster goes on. Look around:
   export KUBECONFIG={cluster.kubeconfig} PATH={cluster.kubectl_path.parent}:$PATH
   kubectl -n {namespace} get ssyn,srun,scand
-  kubectl -n {namespace} describe ssyn {name}
+  kubectl -n {namespace} describe ssyn {name}{rollout}
   kubectl -n {namespace} get events --sort-by=.lastTimestamp
   kubectl -n {namespace} logs deployment/NAME
 End it: make demo-down"""

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -268,14 +268,15 @@ class DevCluster(Cluster):
         """End everything that was started and remove the cluster's folder (unless `keep`). Idempotent."""
         remove(self.layout, keep=keep)
 
-    def step_back(self) -> None:
+    def step_back(self, *, but: Collection[str] = ()) -> None:
         """Have the components use the processor only while nobody else wants it, until they are started anew.
 
-        For a machine on which the cluster's pods are measured. Raises `NotRunningError`, `PermissionError`.
+        For a machine on which the cluster's pods are measured. `but`: components that do not, as requests go through them.
+        Raises `NotRunningError`, `PermissionError`.
         """
         self._state()
         for component in self.status().components:
-            if component.pid is not None:
+            if component.pid is not None and component.name not in but:
                 step_back(component.pid)
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:

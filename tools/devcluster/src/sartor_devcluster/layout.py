@@ -105,8 +105,9 @@ class Layout:
 
     @property
     def access_log(self) -> Path:
-        """What Envoy writes of each request."""
-        return self.folder / "access.log"
+        """What Envoy writes of each request. In a folder of its own, which may be shown to a pod: the file is renamed, and
+        all else here is nobody's business."""
+        return self.folder / "gateway" / "access.log"
 
     @property
     def prometheus_configuration(self) -> Path:

@@ -21,7 +21,10 @@ def prepare(layout: Layout, *, port: int, bootstrap_token: str, now: datetime) -
     layout.contour_configuration.write_text(gateway.contour_configuration(), encoding="utf-8")
     layout.prometheus_configuration.write_text(prometheus.configuration(layout), encoding="utf-8")
     layout.prometheus_data.mkdir(exist_ok=True)
-    layout.access_log.touch(mode=0o600)
+    layout.access_log.parent.mkdir(exist_ok=True)
+    layout.access_log.touch()
+    for path, mode in ((layout.access_log.parent, 0o755), (layout.access_log, 0o644)):
+        path.chmod(mode)  # for pods of any user; on the host nobody else gets through the folder above
     inside, outside = f"https://{at.API_ADDRESS}:{at.API_PORT}", f"https://{at.HOST}:{port}"
     authority = pki.certificate("ca").read_bytes()
 

@@ -30,7 +30,11 @@ def configuration(layout: Layout) -> str:
             "static_configs": [{"targets": [f"{at.ENVOY_ADDRESS}:{at.ENVOY_STATS_PORT}"]}],
         },
         {"job_name": "contour", "static_configs": [{"targets": [f"{at.HOST}:{at.CONTOUR_METRICS_PORT}"]}]},
-        {"job_name": "pods", "file_sd_configs": [{"files": [str(layout.prometheus_targets)]}]},
+        {
+            "job_name": "pods",
+            "honor_labels": True,  # `namespace` of a series is that of what it is about, not that of who tells
+            "file_sd_configs": [{"files": [str(layout.prometheus_targets)]}],
+        },
     ]
     times = {
         "scrape_interval": SCRAPE_SECONDS,
