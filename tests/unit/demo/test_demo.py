@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sartor_agents.baselines.environment import VllmEnvironment
 from sartor_api.load import load_file
 from sartor_demo.cli import MANIFESTS, POD_USER
-from sartor_demo.follow import documents, event_line, moment, over
+from sartor_demo.follow import documents, event_line, moment, objects, over
 from sartor_demo.node import ROOT, Node, environments
 from sartor_runner.config import Config
 
@@ -110,11 +110,11 @@ def test_it_ends_when_nothing_more_will_happen_by_itself(given: dict[str, Any], 
 
 
 @given(st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=9), max_size=3), max_size=4), st.data())
-def test_documents_are_read_wherever_the_stream_is_cut(objects: list[dict[str, str]], data: st.DataObject) -> None:
-    text = "".join(json.dumps(one, indent=1) + "\n" for one in objects)
+def test_documents_are_read_wherever_the_stream_is_cut(written: list[dict[str, str]], data: st.DataObject) -> None:
+    text = "".join(json.dumps(one, indent=1) + "\n" for one in written)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert list(documents(iter(pieces))) == objects
+    assert list(documents(iter(pieces))) == written
 
 
 def test_the_examples_are_valid_and_belong_together() -> None:
@@ -129,3 +129,11 @@ def test_ending_what_is_not_there_is_no_problem(tmp_path: Path) -> None:
         env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "there is no demonstration\n"), done.stderr
+
+
+def test_a_watch_that_the_api_server_ends_is_no_object() -> None:
+    ended = {"kind": "Status", "status": "Failure", "reason": "Expired", "message": "too old resource version: 4 (12)"}
+    one = {"kind": "ServingSynthesis", "status": {"phase": "Baseline"}}
+    assert objects(ended) == []
+    assert objects(one) == [one]
+    assert objects({"kind": "List", "items": [one, one]}) == [one, one]

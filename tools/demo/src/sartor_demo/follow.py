@@ -73,6 +73,13 @@ def over(synthesis: Json) -> bool:
     return phase in ENDED and (phase != "Serving" or condition(synthesis, "Ready").get("status") == "True")
 
 
+def objects(document: Json) -> list[Json]:
+    """The objects in a document of `kubectl … --watch`: none where the API server says in it why the watch ends."""
+    if document.get("kind") == "Status":
+        return []
+    return document["items"] if document.get("kind") == "List" else [document]
+
+
 def documents(chunks: Iterator[str]) -> Iterator[Json]:
     """JSON documents out of a stream of text that has them one after the other."""
     decoder, text = json.JSONDecoder(), ""
@@ -144,7 +151,7 @@ def _watch(cluster: DevCluster, news: "queue.Queue[Json]", *what: str) -> Genera
             running[:] = [process]
             assert process.stdout is not None
             for found in documents(iter(process.stdout.readline, "")):
-                for one in found["items"] if found.get("kind") == "List" else (found,):
+                for one in objects(found):
                     news.put(one)
             process.wait()
             stop.wait(1.0)
