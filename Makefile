@@ -11,7 +11,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-all test-fast test-cluster test-exhaustive bench lint generate lock clean
+.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-unit test-fast test-cluster test-exhaustive bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,7 +48,12 @@ quickstart: setup  ## the same without a cluster: write a stack for the quicksta
 	.venv/bin/sartor baseline setup
 	.venv/bin/sartor run -f examples/code-edit/quickstart.yaml --dir runs/quickstart $(ARGS)
 
-test: setup  ## all tests, real vLLM included, but those of test-cluster and test-exhaustive
+test: setup  ## all tests, on real vLLM and a real Kubernetes, but those of test-exhaustive
+	.venv/bin/sartor baseline setup
+	.venv/bin/sartor-devcluster binaries --gateway
+	$(PY) tools/run-tests $(ARGS)
+
+test-unit: setup  ## the tests without a cluster
 	.venv/bin/sartor baseline setup
 	$(PY) -m pytest -m "not cluster and not exhaustive" $(ARGS)
 
@@ -59,13 +64,8 @@ test-cluster: setup  ## the tests on a Kubernetes of their own (the first time b
 	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m "cluster and not exhaustive" $(ARGS)
 
-test-all: setup  ## the tests of test and of test-cluster beside each other
-	.venv/bin/sartor baseline setup
-	.venv/bin/sartor-devcluster binaries
-	$(PY) tools/run-tests $(ARGS)
-
 test-exhaustive: setup  ## the enumerations that take many minutes
-	.venv/bin/sartor-devcluster binaries
+	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m exhaustive $(ARGS)
 
 bench: setup  ## every figure that the project claims, into benchmarks/results/

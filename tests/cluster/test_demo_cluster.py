@@ -37,7 +37,7 @@ spec:
   budget: {{rounds: 1, wallClock: 20m}}
 """
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(1500)]
 
 
 @dataclass(frozen=True)
