@@ -74,7 +74,7 @@ def shown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (folder / "synthesis.yaml").write_text(MANIFEST)
     values = {**os.environ, "SARTOR_STATE": str(folder / "state")}
     command = [sys.executable, "-m", "sartor_demo"]
-    options = ["--json", *(["--rollback"] if request.param else [])]
+    options = ["--json", "--rate", "2", *(["--rollback"] if request.param else [])]  # transformers manages that
     try:
         up = subprocess.run(
             [*command, "up", "--synthesis", str(folder / "synthesis.yaml"), "--minutes", "20", *options],

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from sartor_api.load import load_file
 from sartor_demo import stage as stage_module
 from sartor_demo.board import EVERY, Board, PlainView, plain, render, totals, what_next
-from sartor_demo.cli import GATEWAY_PARTS, MANIFESTS, NO_WINNER, OTHERWISE, WORKS, parser, summary, verdict
+from sartor_demo.cli import GATEWAY_PARTS, LEFT_OUT, MANIFESTS, NO_WINNER, OTHERWISE, WORKS, parser, summary, verdict
 from sartor_demo.errors import DemoError
 from sartor_demo.installing import LOG_FOLDER, fitted
 from sartor_demo.load import Seen
@@ -77,6 +77,9 @@ class Script:
 
 
 class FakeCluster:
+    def step_back(self, nice: int) -> None:
+        raise PermissionError
+
     def gateway_address(self) -> tuple[str, int]:
         return "10.240.0.3", 8080
 
@@ -404,4 +407,4 @@ def test_the_example_rolls_out_within_a_demonstration() -> None:
     assert {guardrail.metric for guardrail in wanted.spec.objective.guardrails} <= seen_at_the_gateway
     assert policy.steps[-1].weight == stage_module.SLOW_AT, "the planted stack is slow in the last step"
     assert parser().parse_args(["up"]).synthesis == MANIFESTS / "live-traffic.yaml"
-    assert set(GATEWAY_PARTS) <= set(CONSEQUENCES)
+    assert {*GATEWAY_PARTS, *LEFT_OUT} <= set(CONSEQUENCES), "words that DevCluster.up knows"

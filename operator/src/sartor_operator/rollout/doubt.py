@@ -133,9 +133,10 @@ def samples_doubt(observed: RolloutObserved, position: Position, now: float) -> 
     if verdict is None:
         if reading.message:
             return Doubt(reading.reason, reading.message, "samples")
-        if now - started <= SAMPLES_SECONDS:
+        looked = max(started, reading.begun or started)
+        if now - looked <= SAMPLES_SECONDS:
             return None
-        return Doubt(Reason.NO_SAMPLES, f"no verdict on this step since {format_time(started)}", "samples")
+        return Doubt(Reason.NO_SAMPLES, f"no verdict on this step since {format_time(looked)}", "samples")
     at = verdict.at.timestamp()
     if at > now + SKEW_SECONDS:
         return Doubt(

@@ -3,7 +3,7 @@
 A reading is the newest that is known; asking for it does no I/O. Samples are taken outside both engines.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from sartor_api.conditions import Reason
@@ -55,6 +55,9 @@ class Reading:
     candidate: ArmCounts = ArmCounts()
     reason: AnyReason = Reason.NO_SAMPLES
     message: str = ""
+    begun: float | None = field(default=None, compare=False)
+    """Since when (Unix seconds) the source looks at the step, where it has not said anything yet: an operator that was
+    started anew in the middle of a step knows nothing of it for a moment. None: since the step began."""
 
 
 class Verdicts(Protocol):

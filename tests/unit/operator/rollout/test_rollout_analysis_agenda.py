@@ -19,6 +19,7 @@ def follow(agenda: Agenda, step: StepAsked, now: float = 0.0) -> Followed:
 
 def test_the_newest_reading_is_that_of_this_very_step() -> None:
     agenda = Agenda()
+    assert agenda.ask(asked(since=START - 3600), now=0.0, wall=START).begun == START, "however long the step has lasted"
     one = follow(agenda, asked())
     assert agenda.judged(one, reading("pass"), None, began=0.0, ended=0.1)
     assert agenda.ask(asked(), now=1.0, wall=START) == reading("pass")

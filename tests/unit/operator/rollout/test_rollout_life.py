@@ -15,6 +15,7 @@ from sartor_operator import names
 from sartor_operator.kinds import DEPLOYMENT, EVENT, HTTP_ROUTE, ROLLOUT
 from sartor_operator.reasons import EVENTS
 from sartor_operator.rollout.decide import FINALIZER
+from sartor_operator.rollout.doubt import SAMPLES_SECONDS
 from sartor_operator.rollout.observed import FULL_ANNOTATION
 from sartor_operator.rollout.route import route_name
 from sartor_operator.rollout.samples import NoVerdicts, Reading, StepAsked
@@ -168,6 +169,25 @@ def test_without_a_source_of_verdicts_it_freezes_and_a_human_can_promote() -> No
     assert conditions(cluster.status)["Frozen"][1] == "NoSamples" and "no source" in cluster.status["message"]
     cluster.control(promote=True)
     cluster.run(cluster.phase("Promoted"))
+
+
+def test_an_operator_that_was_started_anew_has_a_minute_before_a_verdict_is_missed() -> None:
+    cluster = Cluster(lambda _step: "inconclusive")
+    cluster.run(lambda: cluster.status.get("stepStartedAt") is not None)
+    began = cluster.world.now
+    cluster.run(lambda: cluster.world.now >= began + 600)
+    anew = cluster.world.now
+
+    class Anew:
+        def latest(self, step: StepAsked) -> Reading:
+            return Reading(begun=anew)
+
+    cluster.process.stop()
+    cluster.process = cluster.started()
+    cluster.process.controller._verdicts = Anew()
+    cluster.run(cluster.phase("Frozen"))
+    assert SAMPLES_SECONDS < cluster.world.now - anew <= SAMPLES_SECONDS + 10
+    assert f"no verdict on this step since {format_time(anew)}" in cluster.status["message"]
 
 
 def test_a_frozen_rollout_goes_back_when_its_time_is_over() -> None:

@@ -25,7 +25,7 @@ import aiohttp
 Result = Literal["answered", "failed", "cut"]
 WORDS = ("def", "return", "self", "value", "index", "store", "total", "name", "path", "item", "count", "open", "close")
 PROMPT_WORDS = 24
-SHORT_TOKENS, STREAM_TOKENS = (6, 14), (24, 48)
+SHORT_TOKENS, STREAM_TOKENS = (6, 14), (16, 32)
 """Fewest and most tokens that a short request and a stream ask for."""
 OUTSIDE = {"truncate_prompt_tokens": 64}
 """What the baseline does and a stack hands over to it, at no cost."""
@@ -41,13 +41,13 @@ class Plan:
     url: str
     host: str
     model: str
-    rate: float = 5.0
+    rate: float = 3.0
     seconds: float = 600.0
     seed: int = 1
     arrivals: Literal["poisson", "fixed"] = "poisson"
     streams: float = 0.5
     outside: float = 0.0
-    timeout: float = 60.0
+    timeout: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ async def send(
             result, detail = "failed", f"HTTP {found.status}: {b''.join(parts)[:120]!r}"
         found = replace(found, result=result, detail=detail)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        found = replace(found, detail=f"{type(error).__name__}: {error}")
+        why = str(error) or f"not done after {plan.timeout:g} s"
+        found = replace(found, detail=f"{type(error).__name__}: {why}")
     return replace(found, seconds=clock() - due)
 
 

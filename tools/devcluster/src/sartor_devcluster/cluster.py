@@ -23,7 +23,7 @@ from sartor_devcluster.layout import Layout, state_root
 from sartor_devcluster.lifecycle import STATUS_SECONDS, alive, end, launch, locked, remove
 from sartor_devcluster.pki import Pki
 from sartor_devcluster.prepare import context_name
-from sartor_devcluster.priority import step_back
+from sartor_devcluster.priority import LOWEST, step_back
 from sartor_devcluster.state import Settings, State, read_settings, read_state, write_settings
 
 READY_SECONDS = 60.0
@@ -268,16 +268,17 @@ class DevCluster(Cluster):
         """End everything that was started and remove the cluster's folder (unless `keep`). Idempotent."""
         remove(self.layout, keep=keep)
 
-    def step_back(self, *, but: Collection[str] = ()) -> None:
+    def step_back(self, nice: int = LOWEST, *, but: Collection[str] = ()) -> None:
         """Have the components use the processor only while nobody else wants it, until they are started anew.
 
         For a machine on which the cluster's pods are measured. `but`: components that do not, as requests go through them.
+        With `nice` 0 they come forward again, which not every user may do.
         Raises `NotRunningError`, `PermissionError`.
         """
         self._state()
         for component in self.status().components:
             if component.pid is not None and component.name not in but:
-                step_back(component.pid)
+                step_back(component.pid, nice)
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         """End a component and keep it ended: SIGTERM and time to finish, or SIGKILL with `kill`. Idempotent."""

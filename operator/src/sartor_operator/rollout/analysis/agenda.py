@@ -49,7 +49,7 @@ class Agenda:
         """The newest reading of this very step; an empty one for a step that is new here."""
         known = self._steps.get(step.uid)
         if known is None or (known.step.number, known.step.since) != (step.number, step.since):
-            known = Followed(step, begun=wall, since=step.since, asked=now, due=now, reading=Reading())
+            known = Followed(step, begun=wall, since=step.since, asked=now, due=now, reading=Reading(begun=wall))
             self._steps[step.uid] = known
         known.step, known.asked = step, now
         return known.reading
