@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -117,6 +118,18 @@ def test_what_killed_engines_left_behind_is_swept_away(tmp_path: Path) -> None:
     os.utime(tmp_path / "folder", (0, 0))
     sweep(tmp_path, 1000.0 - 100.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "young"]
+
+
+def test_the_engines_home_is_there_also_where_its_sockets_lie_elsewhere(tmp_path: Path) -> None:
+    home = tmp_path / ("h" * SOCKET_FOLDER_CHARS)
+    points = grid("chat", "none", arguments=(), cores=1, native_bf16=True)
+    engine = VllmEngine(VllmEnvironment(Path(sys.executable), "0.0"), tmp_path, "m", 64, points, home, tmp_path)
+    server = engine.server(engine.settings()[0], 1)
+    try:
+        assert server.cwd is not None and server.cwd.is_dir()
+        assert not Path(server.environment["TMPDIR"]).is_relative_to(home)
+    finally:
+        shutil.rmtree(server.environment["TMPDIR"])
 
 
 @pytest.fixture

@@ -67,6 +67,7 @@ class VllmEngine:
 
     def server(self, setting: Setting, port: int) -> ServerSpec:
         """The API server's module is started, since the `vllm` command looks for a distribution of another name."""
+        self.home.mkdir(parents=True, exist_ok=True)  # also where its scratch folder lies elsewhere
         scratch = scratch_folder(self.home)
         sweep(scratch, time.time() - LITTER_SECONDS)
         command = (
