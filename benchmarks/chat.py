@@ -42,6 +42,7 @@ def bench(folder: Path, size: str, loads: Sequence[int], pairs: int, window: flo
         replicates_min=pairs, replicates_max=pairs, window_seconds=window, warmup_requests=1, maximum_contention=0.9,
         maximum_contention_difference=0.35,
     )  # fmt: skip
+    records = {c: Bench("chat", f"{size}_c{c}") for c in loads}  # now, since they count the seconds
     settings, _ = vllm_settings("chat", all_cores=short_grid)
     best = work.tune(settings, {c: scenario(c) for c in loads}, once, rate)
     tried: dict[tuple[int, int], tuple[float, tuple[float, float]]] = {}
@@ -61,7 +62,7 @@ def bench(folder: Path, size: str, loads: Sequence[int], pairs: int, window: flo
                 response = work.paired(stack, vllm, scenario(concurrency), policy)
             prefix = f"run/chat/{size}/c{concurrency}"
             note = f"{mine}; vLLM: {setting.name}, of {listed}"
-            Bench("chat", f"{size}_c{concurrency}").add(*rows(response, prefix, TARGETS[size][concurrency], note))
+            records[concurrency].add(*rows(response, prefix, TARGETS[size][concurrency], note))
 
 
 def recipes(threads: int, chunk: int) -> dict[str, dict[str, int]]:
