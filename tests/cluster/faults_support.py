@@ -197,6 +197,20 @@ class Scene:
         stored = [StoredRecord.model_validate_json(m["data"][RECORD_KEY]).record for m in maps]
         return sorted(stored, key=lambda record: record.sequence)
 
+    def remembered(self, name: str) -> str:
+        """What a life's runs and their records are, for people who ask why a test failed."""
+        runs = {names.uid(r): (names.name_of(r), r["metadata"]["creationTimestamp"]) for r in self.of(RUN, name)}
+        maps = self.api.all(CONFIG_MAP, self.namespace, {names.SYNTHESIS_LABEL: name, names.PART_LABEL: names.RECORD})
+        records = sorted(
+            (m["metadata"]["creationTimestamp"], StoredRecord.model_validate_json(m["data"][RECORD_KEY]).record, m)
+            for m in maps
+        )
+        told = [
+            f"{at} {record.id} owner {names.owner_uid(m)}{f' {record.failure.reason}' if record.failure else ''}"
+            for at, record, m in records
+        ]
+        return f"runs {runs}, records {told}, pods {self.kubelet.of.get(name)}"
+
     def end(self, name: str) -> dict[str, Any]:
         """What is left of a life that must not depend on what disturbed it."""
         status = self.status(name)

@@ -96,3 +96,6 @@ class Decision:
     wake_at: float | None = None
     followers: tuple[tuple[Kind, str, str], ...] = field(default=())
     """Keys (kind, namespace, name) to look at afterwards."""
+    rests_on: tuple[Kind, ...] = ()
+    """Kinds by whose objects something is decided that is not taken back, where a watch that is behind would say the same.
+    They are listed anew first, it is decided again, and only that decision is carried out."""
