@@ -54,8 +54,6 @@ def deleted(cluster: DevCluster, folder: Path, cases: list[tuple[Kind, str]]) ->
                 begin_again(life, name)
         life.serving(120)
         for name, (kind, phase) in lives.items():
-            # A run that was deleted comes back under its name. What it had goes by the garbage collector, which looks for
-            # new kinds every 30 s: on a cluster that is younger than that, late.
             try:
                 wait_for(
                     f"{name}: a record of each step, and no other",
