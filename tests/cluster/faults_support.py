@@ -188,14 +188,30 @@ class Scene:
         return [d for d in self.of(DEPLOYMENT, name) if names.label(d, names.ROLE_LABEL) == "serving-stack"]
 
     def records(self, name: str) -> list[StepRecord]:
-        """Records of the synthesis's newest run, in order."""
+        """Records of the newest run of a synthesis, in order. One of its name may have been deleted before, and what it had
+        goes when the garbage collector comes to it; the operator goes by the owner, too."""
         runs = sorted(self.of(RUN, name), key=lambda r: str(r["metadata"]["creationTimestamp"]))
         if not runs:
             return []
         wanted = {names.RUN_LABEL: names.name_of(runs[-1]), names.PART_LABEL: names.RECORD}
         maps = self.api.all(CONFIG_MAP, self.namespace, wanted)
-        stored = [StoredRecord.model_validate_json(m["data"][RECORD_KEY]).record for m in maps]
+        mine = [m for m in maps if names.owner_uid(m) == names.uid(runs[-1])]
+        stored = [StoredRecord.model_validate_json(m["data"][RECORD_KEY]).record for m in mine]
         return sorted(stored, key=lambda record: record.sequence)
+
+    def remembered(self, name: str) -> str:
+        """What a life's runs and their records are, for people who ask why a test failed."""
+        runs = {names.uid(r): (names.name_of(r), r["metadata"]["creationTimestamp"]) for r in self.of(RUN, name)}
+        maps = self.api.all(CONFIG_MAP, self.namespace, {names.SYNTHESIS_LABEL: name, names.PART_LABEL: names.RECORD})
+        records = sorted(
+            (m["metadata"]["creationTimestamp"], StoredRecord.model_validate_json(m["data"][RECORD_KEY]).record, m)
+            for m in maps
+        )
+        told = [
+            f"{at} {record.id} owner {names.owner_uid(m)}{f' {record.failure.reason}' if record.failure else ''}"
+            for at, record, m in records
+        ]
+        return f"runs {runs}, records {told}, pods {self.kubelet.of.get(name)}"
 
     def end(self, name: str) -> dict[str, Any]:
         """What is left of a life that must not depend on what disturbed it."""

@@ -54,14 +54,15 @@ def deleted(cluster: DevCluster, folder: Path, cases: list[tuple[Kind, str]]) ->
                 begin_again(life, name)
         life.serving(120)
         for name, (kind, phase) in lives.items():
-            # A run that was deleted comes back under its name. What it had goes by the garbage collector, which looks for
-            # new kinds every 30 s: on a cluster that is younger than that, late.
-            wait_for(
-                f"{name}: a record of each step, and no other",
-                lambda name=name: (
-                    kinds_of_steps(r.id for r in life.records(name) if r.failure is None) == kinds_of_steps(STEPS)
-                ),
-            )
+            try:
+                wait_for(
+                    f"{name}: a record of each step, and no other",
+                    lambda name=name: (
+                        kinds_of_steps(r.id for r in life.records(name) if r.failure is None) == kinds_of_steps(STEPS)
+                    ),
+                )
+            except AssertionError as error:
+                raise AssertionError(f"{error}: {life.remembered(name)}") from None
             roles = sorted(names.label(d, names.ROLE_LABEL) for d in life.of(DEPLOYMENT, name))
             assert roles == ["serving-baseline", "serving-stack"], name
             assert len(life.of(SERVICE, name)) == 2, name

@@ -110,3 +110,6 @@ class Decision:
     afterwards: tuple[Action, ...] = ()
     """Done when all else is. One that the API server refuses is told as an Event and holds nothing up: it is tried again
     with the next look."""
+    rests_on: tuple[Kind, ...] = ()
+    """Kinds by whose objects something is decided that is not taken back, where a watch that is behind would say the same.
+    They are listed anew first, it is decided again, and only that decision is carried out."""

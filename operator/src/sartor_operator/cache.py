@@ -212,17 +212,20 @@ class Cache:
         self._tell(kind, known, None)
         return True
 
-    def replace(self, kind: Kind, listed: Iterable[Manifest], at_version: int) -> None:
-        """Take a whole list that was read at `at_version`: what is known, not in it, and older than it is gone."""
+    def replace(
+        self, kind: Kind, listed: Iterable[Manifest], at_version: int, within: tuple[str, str, str] | None = None
+    ) -> None:
+        """Take a whole list that was read at `at_version`: what is known, not in it, and older than it is gone.
+
+        `within` (namespace, label of `INDEXED`, its value): it is the list of those objects, and says nothing of others.
+        """
         seen = set[tuple[str, str]]()
         for manifest in listed:
             seen.add(key_of(kind, manifest)[1:])
             self.put(kind, manifest)
-        gone = [
-            (place, manifest)
-            for place, manifest in self._objects.get(kind, {}).items()
-            if place not in seen and version(manifest) <= at_version
-        ]
+        known = self._objects.get(kind, {})
+        places = known if within is None else self._index.get((kind, *within), {})
+        gone = [(p, known[p]) for p in places if p not in seen and version(known[p]) <= at_version]
         for (namespace, name), manifest in gone:
             self.remove(kind, namespace, name, names.uid(manifest), as_of=at_version)
 

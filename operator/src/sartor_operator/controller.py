@@ -113,8 +113,7 @@ class Controller:
 
     async def _decide(self, kind: Kind, namespace: str, name: str) -> Decision | None:
         if kind is RUN:
-            run = observe_run(self._cache, self._settings, namespace, name)
-            return None if run is None else decide_run(run, self._now())
+            return await self._run(namespace, name)
         if kind is TARGET:
             target = self._cache.get(TARGET, None, name)
             return None if target is None else decide_target(target, self._cache.all(NODE), self._now())
@@ -128,6 +127,18 @@ class Controller:
         if needed := secrets_to_read(synthesis, self._now()):
             synthesis = synthesis.with_secrets(await self._secrets(namespace, needed))
         return decide_synthesis(synthesis, self._now())
+
+    async def _run(self, namespace: str, name: str) -> Decision | None:
+        """Watches of several kinds are not behind by the same: a Job may be seen before the pod that it looks at."""
+        run = observe_run(self._cache, self._settings, namespace, name)
+        decision = None if run is None else decide_run(run, self._now())
+        if decision is None or not decision.rests_on:
+            return decision
+        for kind in decision.rests_on:
+            found, at = await self._api.list(kind, namespace, f"{names.RUN_LABEL}={name}")
+            self._cache.replace(kind, found, int(at), within=(namespace, names.RUN_LABEL, name))
+        run = observe_run(self._cache, self._settings, namespace, name)
+        return None if run is None else decide_run(run, self._now())
 
     async def _profile(self, namespace: str, name: str) -> Decision | None:
         profile = self._cache.get(PROFILE, namespace, name)

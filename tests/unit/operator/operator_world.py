@@ -27,7 +27,7 @@ from sartor_api.search.records import (
 )
 from sartor_operator import names
 from sartor_operator.apply import Applier
-from sartor_operator.cache import Cache, Key, key_of
+from sartor_operator.cache import Cache, Key, key_of, version
 from sartor_operator.controller import Controller, keys_for
 from sartor_operator.errors import AlreadyExistsError, ConflictError, NotFoundError, TransientError
 from sartor_operator.kinds import (
@@ -526,6 +526,11 @@ class World:
                 return StepBegin.model_validate_json(one["data"][STEP_KEY])
         return None
 
+    async def list(self, kind: Kind, namespace: str | None, selector: str | None = None) -> tuple[list[Manifest], str]:
+        label, _, value = (selector or "").partition("=")
+        found = [m for key, m in self.store.items() if key[0] is kind and namespace in (None, key[1])]
+        return [m for m in found if selector is None or names.label(m, label) == value], str(self.version)
+
 
 def _is_ready(pod: Manifest) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
@@ -556,16 +561,27 @@ def _without(there: Any, before: Any, now: Any, others: list[Any]) -> Any:
 class Process:
     """One process of the operator: a cache that starts from the store, a set of keys, the real controller."""
 
-    def __init__(self, world: World, *, stale: Callable[[Kind], bool] = lambda _kind: False) -> None:
-        """`stale`: whether an event of a kind is held back (until `catch_up`)."""
+    def __init__(
+        self,
+        world: World,
+        *,
+        stale: Callable[[Kind], bool] = lambda _kind: False,
+        behind: Mapping[Key, Manifest] | None = None,
+    ) -> None:
+        """`stale`: whether an event of a kind is held back (until `catch_up`). `behind`: what the first lists give, if that
+        is an earlier state of the store; what happened since is held back."""
         self.world = world
         self.cache = Cache()
         self.keys: dict[Key, None] = {}
         self.wakes: dict[Key, float] = {}
         self.held: list[tuple[str, Kind, Manifest]] = []
         self._stale = stale
-        for key, manifest in world.store.items():
+        listed = world.store if behind is None else behind
+        for key, manifest in listed.items():
             self.cache.put(key[0], manifest)
+        self.held += [("remove", key[0], gone) for key, gone in listed.items() if key not in world.store]
+        newer = [(key, manifest) for key, manifest in world.store.items() if listed.get(key) is not manifest]
+        self.held += [("put", key[0], manifest) for key, manifest in sorted(newer, key=lambda one: version(one[1]))]
         self.cache.listen(self._changed)
         for kind in LOOKED_AT:
             for manifest in self.cache.all(kind):
@@ -581,16 +597,18 @@ class Process:
         self.world.listeners.remove(self.event)
 
     def event(self, what: str, kind: Kind, manifest: Manifest) -> None:
-        if self.held or self._stale(kind):
+        # Each kind has a watch of its own: one may be behind while the others are not, and none is out of order.
+        if any(kind is late for _, late, _ in self.held) or self._stale(kind):
             self.held.append((what, kind, manifest))
         else:
             self._deliver(what, kind, manifest)
 
-    def catch_up(self) -> None:
-        """The watches deliver what they held back."""
-        held, self.held = self.held, []
+    def catch_up(self, *but: Kind) -> None:
+        """The watches deliver what they held back, except those of `but`."""
+        held, self.held = self.held, [one for one in self.held if one[1] in but]
         for one in held:
-            self._deliver(*one)
+            if one[1] not in but:
+                self._deliver(*one)
 
     def _deliver(self, what: str, kind: Kind, manifest: Manifest) -> None:
         meta = manifest["metadata"]

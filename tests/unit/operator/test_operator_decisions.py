@@ -1,5 +1,6 @@
 """The operator decides what `sartor run` decides: the same snapshot, the same `decide`, the same steps in the same order."""
 
+import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operator_world import NAMESPACE, START, Ends, World, good, live, measured, synthesis, target
+from operator_world import NAMESPACE, START, Ends, Process, World, good, live, measured, synthesis, target
 
 from sartor_agents.run.driver import Driver, StepOutcome
 from sartor_agents.run.repository import RunRepository
@@ -18,7 +19,7 @@ from sartor_api.search.snapshot import snapshot
 from sartor_api.serving_synthesis import ServingSynthesis
 from sartor_operator import names
 from sartor_operator.cache import Cache
-from sartor_operator.kinds import RUN, Kind
+from sartor_operator.kinds import CONFIG_MAP, DEPLOYMENT, JOB, POD, RUN, SECRET, Kind
 from sartor_operator.pods.jobs import SPEC_KEY
 from sartor_operator.run.decide import run_spec
 from sartor_operator.run.observe import ENDING_KEY, observe_run
@@ -193,6 +194,28 @@ def test_late_watches_change_nothing(seed: int, rate: float) -> None:
     world.add(target())
     world.add(synthesis(budget={"rounds": 1, "wallClock": "8h"}))
     live(world, stale=late)
+    once_each(world)
+
+
+@pytest.mark.parametrize("late", [POD, JOB, SECRET, CONFIG_MAP, DEPLOYMENT], ids=lambda kind: kind.plural)
+@pytest.mark.parametrize("step", ["001/judge/1/1", "001/evaluate/1/1", "000/confirm/1/1"])
+def test_one_list_from_the_past_is_no_failure(late: Kind, step: str) -> None:
+    """A new process sees a Job and not its pod, the pod that it looks at, or its seed: nothing of that is lost."""
+    world = World()
+    world.add(target())
+    world.add(synthesis(budget={"rounds": 1, "wallClock": "8h"}))
+    live(world, until=lambda: "001/implement/1/1" in world.started).stop()
+    before = dict(world.store)
+    live(world, until=lambda: step in world.started).stop()
+    process = Process(world, behind=before)
+    process.catch_up(late)
+    asyncio.run(process.work())
+    process.stop()
+    live(world)
+    once_each(world)
+
+
+def once_each(world: World) -> None:
     assert world.started == [
         "000/baseline/1/1",
         "001/plan/1/1",

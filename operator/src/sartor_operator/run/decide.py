@@ -5,10 +5,13 @@ become writes, in an order that survives being killed after any of them:
 
 1. the step is begun: an immutable ConfigMap with its reservation and its request;
 2. it is carried out: seed, servers and Job under names that follow from the step, so that doing it again does nothing;
-3. its record is written: one more immutable ConfigMap. What served only the step is removed after that.
+3. its record is written: one more immutable ConfigMap. What served only the step is removed after that. A failure is
+   recorded only after a look that is not behind: what a watch has not shown yet is no pod that was lost.
 
 A name is used once. Whatever the cache shows late, a step that was begun is begun, and one that has a record is over.
 """
+
+from dataclasses import replace
 
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
 from sartor_api.search.records import (
@@ -57,10 +60,10 @@ def decide_run(observed: RunObserved, now: float) -> Decision:
         return _after(observed, seen, observed.ending, now)
     made, shown = candidates(observed, seen.run, now)
     decision = _next(observed, seen, now)
-    return Decision(
+    return replace(
+        decision,
         actions=(*made, *leftovers(observed, seen.begin), *decision.actions),
         statuses=(*shown, *decision.statuses),
-        wake_at=decision.wake_at,
     )
 
 
@@ -88,7 +91,7 @@ def _next(observed: RunObserved, seen: Look, now: float) -> Decision:
     baseline = baseline_server(observed, seen.run)
     if seen.begin is not None:
         if isinstance(seen.step, Ended):
-            return Decision(actions=record_step(observed, seen, seen.begin, seen.step, now))
+            return record_step(observed, seen, seen.begin, seen.step)
         assert seen.step is not None, "a step in flight stands somewhere"
         return _in_flight(observed, seen, seen.begin, seen.step, baseline, now)
     if observed.suspended or control.pause:
@@ -136,7 +139,7 @@ def _in_flight(
                 FailureClass.INFRASTRUCTURE,
             )
             started = begin.begun if step.started is None else step.started
-            return Decision(actions=record_step(observed, seen, begin, Ended(overdue, started, max(now, started)), now))
+            return record_step(observed, seen, begin, Ended(overdue, started, max(now, started)))
         case Wait() as wait:
             wake = wait.until if step.wake_at is None else min(step.wake_at, wait.until)
             standing = Standing.at_work(begin, step)

@@ -11,7 +11,8 @@ from sartor_api.search.records import (
 )
 from sartor_api.search.state import RunState
 from sartor_operator import names
-from sartor_operator.actions import Action, Create, CreateSecret, Tell
+from sartor_operator.actions import Action, Create, CreateSecret, Decision, Tell
+from sartor_operator.kinds import JOB, POD, SECRET
 from sartor_operator.pods.jobs import RECORDS_KEY, ROLE, SEALED, STEP_KEY, StepObjects
 from sartor_operator.pods.servers import run_baseline
 from sartor_operator.run.candidates import branch
@@ -20,6 +21,8 @@ from sartor_operator.run.observe import ENDING_KEY, RECORD_KEY, SEAL_KEY, RunObs
 from sartor_operator.run.step import JUDGED, Ended, record_of, seed_digest, seed_of
 from sartor_operator.wire import Ending, RecordReference, StepBegin, StoredRecord
 
+SERVES = (JOB, POD, SECRET)
+"""What a step is carried out with; that some of it is not there can be its failure."""
 LARGEST_HISTORY = 600_000
 """Bytes of records that a planner gets in its ConfigMap; older ones it reads from the repository."""
 
@@ -102,13 +105,13 @@ def _history(records: tuple[StoredRecord, ...]) -> str:
     return f"[{','.join(reversed(kept))}]"
 
 
-def record_step(observed: RunObserved, seen: Look, begin: StepBegin, ended: Ended, now: float) -> tuple[Action, ...]:
+def record_step(observed: RunObserved, seen: Look, begin: StepBegin, ended: Ended) -> Decision:
     stored = _priced(observed, record_of(observed, begin, ended, seen.run.spec.accelerators))
     objects = StepObjects.of(observed.prefix, observed.uid, begin.id)
     labels = run_labels(observed) | {names.STEP_LABEL: names.step_label(begin.id)}
     made = Create(config_map(observed.manifest, objects.record, names.RECORD, {RECORD_KEY: stored}, labels))
     # Told first: killed between the two, it is told again under the same name, and never forgotten.
-    return (_told(observed, stored), made)
+    return Decision((_told(observed, stored), made), rests_on=SERVES if stored.record.failure is not None else ())
 
 
 def _priced(observed: RunObserved, stored: StoredRecord) -> StoredRecord:
