@@ -25,10 +25,12 @@ PREFILL_SECONDS, GAP_SECONDS = 0.02, 0.01
 
 @dataclass(frozen=True)
 class Behaviour:
-    """`fail`: share of requests that are answered 500. `slow`: by how much all times are longer. `differ`: share of prompts
-    to which it answers something else than the others would."""
+    """`fail`: share of requests that are answered 500. `hang`: of those to which it begins an answer and never goes on.
+    `slow`: by how much all times are longer. `differ`: share of prompts to which it answers something else than the others
+    would."""
 
     fail: float = 0.0
+    hang: float = 0.0
     slow: float = 1.0
     differ: float = 0.0
 
@@ -52,11 +54,13 @@ class Engine:
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         came, behaviour = time.time(), self._behaviour
-        failed = self._random.random() < behaviour.fail
-        self._requests.append((request.headers.get("X-Request-Id", ""), came, failed))
+        failed, hangs = self._random.random() < behaviour.fail, self._random.random() < behaviour.hang
+        self._requests.append((request.headers.get("X-Request-Id", ""), came, failed or hangs))
         asked: dict[str, Any] = await request.json()
         if failed:
             return web.json_response({"error": {"message": "planted"}}, status=500)
+        if hangs:
+            return await _hang(request)
         prompt = str(asked["prompt"])
         tokens = words(prompt, int(asked["max_tokens"]), other=share_of(f"differ {prompt}") < behaviour.differ)
         due = asyncio.get_running_loop().time() + PREFILL_SECONDS * behaviour.slow
@@ -86,6 +90,14 @@ class Engine:
 
     async def requests(self, _: web.Request) -> web.Response:
         return web.json_response(self._requests)
+
+
+async def _hang(request: web.Request) -> web.StreamResponse:
+    """The head of an answer, and nothing more until the client goes."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    await asyncio.Event().wait()
+    return response
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -73,14 +73,14 @@ class Engine:
 class Users:
     """Streams and short requests at the Gateway in open loop, and what became of them."""
 
-    def __init__(self, cluster: DevCluster, host: str, rate: float) -> None:
+    def __init__(self, cluster: DevCluster, host: str, rate: float, timeout: float) -> None:
         where = cluster.gateway_address()
         assert where is not None
         self._tail = Tail(cluster.access_log, clock=time.monotonic, from_end=True)
         self._tail.look()
         self.outcomes: dict[str, Outcome] = {}
         self._last: dict[str, Any] = {}
-        plan = Plan(f"http://{where[0]}:{where[1]}", host, "model", rate=rate, seconds=4 * 3600.0)
+        plan = Plan(f"http://{where[0]}:{where[1]}", host, "model", rate=rate, seconds=4 * 3600.0, timeout=timeout)
         self._load = Load(cluster, plan, {BASELINE: "baseline", CANDIDATE: "candidate"}, self._take)
 
     def _take(self, line: dict[str, Any]) -> None:

@@ -72,10 +72,10 @@ class Live:
         apply(self.cluster, {"apiVersion": ROLLOUT.api_version, "kind": ROLLOUT.kind, "metadata": meta, "spec": wanted})
         return time.time()
 
-    def come(self, rate: float = RATE) -> Users:
-        """Users come, once the Gateway serves the route."""
+    def come(self, rate: float = RATE, timeout: float = 120.0) -> Users:
+        """Users come, once the Gateway serves the route; they wait for an answer for `timeout` seconds."""
         wait_for("a route that is accepted", self._routed, 40)
-        self.users = Users(self.cluster, self.host, rate)
+        self.users = Users(self.cluster, self.host, rate, timeout)
         wait_for("answers", lambda: len(self.users.outcomes if self.users else ()) >= 5, 20)
         return self.users
 
@@ -152,13 +152,19 @@ class Live:
         self.api.send("PATCH", ENDPOINT_SLICE.path(self.namespace, engine.name), {"endpoints": ends}, MERGE)
         return time.time()
 
+    def answered(self, engine: Engine, since: float) -> int:
+        """How many requests of users came to an engine after a moment (Unix seconds)."""
+        assert self.users is not None
+        return sum(one.at > since and one.id in self.users.outcomes for one in engine.requests())
+
     # --- what became of the requests
 
-    def account(self) -> "Account":
-        """End the users and count: clients, the Gateway and both engines must tell the same story."""
+    def account(self, *, recorded: bool = True) -> "Account":
+        """End the users and count: clients, the Gateway and both engines must tell the same story. `recorded` False: without
+        the Gateway's, which writes nothing of what was under way when it was killed."""
         assert self.users is not None
         outcomes = self.users.ended()
-        records = self.users.records()
+        records = self.users.records() if recorded else {}
         came = {engine.name: engine.requests() for engine in (self.baseline, self.candidate)}
         return Account({one.id: one for one in outcomes}, records, came)
 

@@ -1,6 +1,6 @@
 """The operator as a process whose verdicts a test writes into a file: `OUTCOME [STEP]`, read with every look.
 
-Usage: python rollout_operator.py KUBECONFIG VERDICTS
+Usage: python rollout_operator.py KUBECONFIG VERDICTS [NAMESPACE]
 """
 
 import sys
@@ -31,14 +31,15 @@ class FromFile:
 
 
 def main() -> None:
-    kubeconfig, verdicts = sys.argv[1:]
+    kubeconfig, verdicts, *only = sys.argv[1:]
+    namespace = only[0] if only else None
     run(
         Options(
             connection=Connection.load(kubeconfig),
             settings=Settings(),
-            namespace=None,
+            namespace=namespace,
             identity="rollout-tests",
-            lease_namespace="default",
+            lease_namespace=namespace or "default",
             lease_seconds=0.0,
             verdicts=FromFile(Path(verdicts)),
         )

@@ -109,9 +109,11 @@ def weights_of(route: Manifest) -> tuple[int, int]:
 class RolloutOperator:
     """`rollout_operator.py` as a process."""
 
-    def __init__(self, cluster: DevCluster, folder: Path) -> None:
+    def __init__(self, kubeconfig: Path, folder: Path, only: str | None = None) -> None:
+        """`only`: the one namespace that it works in; None: all."""
         self.log, self.verdicts = folder / "operator.log", folder / "verdicts"
-        self._command = [sys.executable, str(Path(__file__).parent / "rollout_operator.py"), str(cluster.kubeconfig)]
+        program = [sys.executable, str(Path(__file__).parent / "rollout_operator.py")]
+        self._command = [*program, str(kubeconfig), str(self.verdicts), *([only] if only else [])]
         self._process: subprocess.Popen[bytes] | None = None
         self.says("pass")
 
@@ -123,8 +125,7 @@ class RolloutOperator:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            command = [*self._command, str(self.verdicts)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ})
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env={**os.environ})
 
     def __enter__(self) -> "RolloutOperator":
         self.start()
@@ -257,7 +258,8 @@ def remove_gateway_api(cluster: DevCluster) -> None:
 
 
 @contextmanager
-def stage(cluster: DevCluster, folder: Path) -> Iterator[Stage]:
+def stage(cluster: DevCluster, folder: Path, kubeconfig: Path | None = None) -> Iterator[Stage]:
+    """`kubeconfig`: that of the operator, which then works in this namespace alone; None: the cluster's, and in all."""
     api, namespace = Api(cluster.kubeconfig), f"rollout-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", namespace, check=True)
     pod = {"containers": [{"name": "serve", "image": "example.com/none:1"}]}
@@ -279,7 +281,10 @@ def stage(cluster: DevCluster, folder: Path) -> Iterator[Stage]:
         for name in ("vllm", "stack")
     ]
     apply(cluster, deployment, *services)
-    with PlayedGateway(api, namespace) as gateway, RolloutOperator(cluster, folder) as operator:
+    with (
+        PlayedGateway(api, namespace) as gateway,
+        RolloutOperator(kubeconfig or cluster.kubeconfig, folder, namespace if kubeconfig else None) as operator,
+    ):
         made = Stage(cluster, api, namespace, gateway, operator)
         for service in ("vllm", "stack"):
             made.endpoints(service, 2)

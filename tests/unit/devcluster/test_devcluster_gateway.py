@@ -200,6 +200,10 @@ class TestConfiguration:
         assert not gateway_objects.programmed(of(2, "False"))
         assert not gateway_objects.programmed({"metadata": {"generation": 1}})
 
+    def test_of_a_definition_that_was_made_just_now_conditions_are_null(self) -> None:
+        assert not gateway_objects.established({"metadata": {}, "status": {"conditions": None, "storedVersions": None}})
+        assert gateway_objects.established({"status": {"conditions": [{"type": "Established", "status": "True"}]}})
+
     def test_a_part_is_required_of_a_gateway_only(self, tmp_path: Path) -> None:
         with pytest.raises(
             StartError, match="envoy is required, but it is part of the Gateway, which was not asked for"

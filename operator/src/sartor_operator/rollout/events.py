@@ -59,8 +59,9 @@ def _moves(observed: RolloutObserved, before: Position, following: Next, doubt: 
     elif after.stage == "steps" and before.step != after.step:
         found.append(_tell(observed, "StepPassed", following.message, f"{before.step}/{after.step}"))
     elif after.stage == "steps" and before.step_started is None and after.step_started is not None:
-        key = f"{after.step}/{after.step_started:.0f}"
-        found.append(_tell(observed, "StepStarted", following.message, key))
+        # Not by when: a process that died before that was stored is followed by one for which the step begins later.
+        generation = 0 if observed.route is None else observed.route.generation
+        found.append(_tell(observed, "StepStarted", following.message, f"{after.step}/{generation}"))
     if before.frozen_since is None and after.frozen_since is not None and doubt is not None:
         key = f"{doubt.reason}/{after.frozen_since:.0f}"
         found.append(_tell(observed, "RolloutFrozen", f"{doubt.reason}: {doubt.message}", key, warning=True))

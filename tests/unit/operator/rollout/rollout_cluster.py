@@ -175,6 +175,7 @@ class Cluster:
                 await self.process.work()
             except KilledError:
                 self.process.stop()
+                self.world.now += 3.0  # until another one works
                 self.process = self.started()
                 continue
             if until():

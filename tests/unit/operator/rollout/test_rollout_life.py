@@ -67,6 +67,8 @@ def test_killed_after_every_single_write_forward() -> None:
         cluster.run(lambda c=cluster: c.replicas() == 1)
         assert cluster.shares == FORWARD, number
         assert cluster.status["phase"] == "Promoted"
+        told = cluster.world.events()
+        assert told.count("StepStarted") == 3 and told.count("RolloutPromoted") == 1, number
 
 
 @pytest.mark.parametrize("step", [2, 3])
@@ -84,6 +86,8 @@ def test_killed_after_every_single_write_back(step: int) -> None:
         assert cluster.shares == whole.shares, number
         assert conditions(cluster.status)["Ready"] == ("False", "GuardrailFailed")
         assert cluster.status["verdict"]["outcome"] == "fail"
+        told = cluster.world.events()
+        assert told.count("StepStarted") == step and told.count("RolledBack") == 1, number
 
 
 def test_a_rolled_back_rollout_stays_so_and_its_bytes_are_not_tried_again() -> None:

@@ -101,12 +101,11 @@ def gateway_objects() -> list[tuple[str, dict[str, Any]]]:
 
 def programmed(gateway: Mapping[str, Any]) -> bool:
     """Whether the Gateway's controller says that its present generation is served."""
-    conditions = cast(list[dict[str, Any]], gateway.get("status", {}).get("conditions", []))
     return any(
         c["type"] == "Programmed"
         and c["status"] == "True"
         and c.get("observedGeneration") == gateway["metadata"]["generation"]
-        for c in conditions
+        for c in _conditions(gateway)
     )
 
 
@@ -136,7 +135,7 @@ class GatewayObjects:
 
     async def _await_definitions(self, files: Sequence[Path]) -> None:
         for file in files:
-            while not _established(await self._api.call("GET", f"{CRD_PATH}/{file.stem}")):
+            while not established(await self._api.call("GET", f"{CRD_PATH}/{file.stem}")):
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _serve(self) -> None:
@@ -157,9 +156,14 @@ class GatewayObjects:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _established(definition: Mapping[str, Any]) -> bool:
-    conditions = cast(list[dict[str, Any]], definition.get("status", {}).get("conditions", []))
-    return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+def established(definition: Mapping[str, Any]) -> bool:
+    """Whether the API server serves what a CustomResourceDefinition defines."""
+    return any(c["type"] == "Established" and c["status"] == "True" for c in _conditions(definition))
+
+
+def _conditions(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a definition that was made just now they are null, not absent."""
+    return cast(list[dict[str, Any]], (manifest.get("status") or {}).get("conditions") or [])
 
 
 def _statuses(resources: list[str]) -> list[str]:
