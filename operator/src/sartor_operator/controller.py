@@ -34,6 +34,7 @@ from sartor_operator.kinds import (
     SERVICE_ACCOUNT,
     SYNTHESIS,
     TARGET,
+    WHOLE,
     Kind,
     Manifest,
 )
@@ -112,8 +113,30 @@ class Controller:
         return decision.wake_at
 
     async def _decide(self, kind: Kind, namespace: str, name: str) -> Decision | None:
+        """Watches of several kinds are not behind by the same: a Job may be seen before the pod that it looks at, and a
+        stack without the rollout that gives it traffic."""
+        decision = await self._look(kind, namespace, name)
+        if decision is None or not decision.rests_on:
+            return decision
+        await self._list_anew(decision.rests_on, namespace, of_run=name if kind is RUN else None)
+        return await self._look(kind, namespace, name)
+
+    async def _list_anew(self, kinds: Iterable[Kind], namespace: str, of_run: str | None) -> None:
+        """Bring the cache up to date with objects of a run, or of a namespace. Of a namespace only what is there is taken:
+        what is not goes by its watch, and nothing irrevocable follows from an object that is known too long."""
+        for kind in kinds:
+            if of_run is not None:
+                found, at = await self._api.list(kind, namespace, f"{names.RUN_LABEL}={of_run}")
+                self._cache.replace(kind, found, int(at), within=(namespace, names.RUN_LABEL, of_run))
+            elif kind not in OPTIONAL or self._gateway_api():
+                found, _ = await self._api.list(kind, namespace, None if kind in WHOLE else names.SELECTOR)
+                for manifest in found:
+                    self._cache.put(kind, manifest)
+
+    async def _look(self, kind: Kind, namespace: str, name: str) -> Decision | None:
         if kind is RUN:
-            return await self._run(namespace, name)
+            run = observe_run(self._cache, self._settings, namespace, name)
+            return None if run is None else decide_run(run, self._now())
         if kind is TARGET:
             target = self._cache.get(TARGET, None, name)
             return None if target is None else decide_target(target, self._cache.all(NODE), self._now())
@@ -127,18 +150,6 @@ class Controller:
         if needed := secrets_to_read(synthesis, self._now()):
             synthesis = synthesis.with_secrets(await self._secrets(namespace, needed))
         return decide_synthesis(synthesis, self._now())
-
-    async def _run(self, namespace: str, name: str) -> Decision | None:
-        """Watches of several kinds are not behind by the same: a Job may be seen before the pod that it looks at."""
-        run = observe_run(self._cache, self._settings, namespace, name)
-        decision = None if run is None else decide_run(run, self._now())
-        if decision is None or not decision.rests_on:
-            return decision
-        for kind in decision.rests_on:
-            found, at = await self._api.list(kind, namespace, f"{names.RUN_LABEL}={name}")
-            self._cache.replace(kind, found, int(at), within=(namespace, names.RUN_LABEL, name))
-        run = observe_run(self._cache, self._settings, namespace, name)
-        return None if run is None else decide_run(run, self._now())
 
     async def _profile(self, namespace: str, name: str) -> Decision | None:
         profile = self._cache.get(PROFILE, namespace, name)

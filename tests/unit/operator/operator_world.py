@@ -575,7 +575,7 @@ class Process:
         self.keys: dict[Key, None] = {}
         self.wakes: dict[Key, float] = {}
         self.held: list[tuple[str, Kind, Manifest]] = []
-        self._stale = stale
+        self.stale = stale
         listed = world.store if behind is None else behind
         for key, manifest in listed.items():
             self.cache.put(key[0], manifest)
@@ -598,7 +598,7 @@ class Process:
 
     def event(self, what: str, kind: Kind, manifest: Manifest) -> None:
         # Each kind has a watch of its own: one may be behind while the others are not, and none is out of order.
-        if any(kind is late for _, late, _ in self.held) or self._stale(kind):
+        if any(kind is late for _, late, _ in self.held) or self.stale(kind):
             self.held.append((what, kind, manifest))
         else:
             self._deliver(what, kind, manifest)

@@ -1,5 +1,6 @@
 """From a winner to traffic: the synthesis makes the rollout, follows it, and clears up behind it."""
 
+import asyncio
 import itertools
 from typing import Any
 
@@ -432,6 +433,27 @@ def test_a_stack_that_somebody_gave_weight_to_is_not_removed() -> None:
     assert stack in cluster.stacks and cluster.world.traffic() == {vllm: 90, stack: 10}
     weigh(0)
     cluster.run(lambda: stack not in cluster.stacks)
+
+
+def test_a_stack_whose_traffic_a_watch_has_not_shown_yet_is_not_removed() -> None:
+    cluster = Rolling(fails)
+    cluster.run(cluster.phase("RolledBack"))
+    stack, vllm = cluster.candidate(), cluster.baseline
+    cluster.run(
+        lambda: UNUSED_ANNOTATION in (cluster.world.one(DEPLOYMENT, stack)["metadata"].get("annotations") or {})
+    )
+    cluster.process.stale = lambda kind: kind is HTTP_ROUTE
+
+    def weigh(manifest: Manifest) -> None:
+        for backend in manifest["spec"]["rules"][0]["backendRefs"]:
+            backend["weight"] = 10 if backend["name"] == stack else 90
+
+    cluster.world.edit(HTTP_ROUTE, names.name_of(cluster.world.one(HTTP_ROUTE)), weigh)
+    cluster.world.now += 86_400.0  # its drain is over
+    cluster.process.wake()
+    asyncio.run(cluster.process.work())
+    assert cluster.process.held, "the watch of routes is behind"
+    assert stack in cluster.stacks and cluster.world.traffic() == {vllm: 90, stack: 10}
 
 
 def test_traffic_starts_from_a_service_of_the_users() -> None:

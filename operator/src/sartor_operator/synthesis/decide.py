@@ -84,7 +84,8 @@ def decide_synthesis(observed: SynthesisObserved, now: float) -> Decision:
         told = ()
     told = (*told, *told_of_rollouts(observed, delivery))
     wake = min((m for m in (beginning.wake_at, retiring.wake_at) if m is not None), default=None)
-    return Decision((*actions, *told), (StatusOf(SYNTHESIS, observed.manifest, status),), wake)
+    statuses = (StatusOf(SYNTHESIS, observed.manifest, status),)
+    return Decision((*actions, *told), statuses, wake, rests_on=retiring.rests_on)
 
 
 def _beginning(observed: SynthesisObserved, now: float) -> Beginning:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sartor_operator import names
 from sartor_operator.actions import Action, Apply, Delete
-from sartor_operator.kinds import DEPLOYMENT, SERVICE, Manifest
+from sartor_operator.kinds import DEPLOYMENT, HTTP_ROUTE, ROLLOUT, SERVICE, Kind, Manifest
 from sartor_operator.synthesis.delivery import ARM_ROLE, STACK_ROLE, plain_name
 from sartor_operator.synthesis.observe import SynthesisObserved
 from sartor_operator.times import format_time, parse_time
@@ -25,6 +25,11 @@ class Retiring:
 
     actions: tuple[Action, ...] = ()
     wake_at: float | None = None
+
+    @property
+    def rests_on(self) -> tuple[Kind, ...]:
+        """By what is not there a stack is removed: a rollout or a route that a watch has not shown yet may need it."""
+        return (ROLLOUT, HTTP_ROUTE) if any(isinstance(a, Delete) for a in self.actions) else ()
 
 
 def retire(observed: SynthesisObserved, wanted: str, now: float) -> Retiring:
