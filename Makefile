@@ -66,7 +66,7 @@ test-cluster: setup  ## the tests on a Kubernetes of their own (the first time b
 
 test-exhaustive: setup  ## the enumerations that take many minutes
 	.venv/bin/sartor-devcluster binaries --gateway
-	$(PY) -m pytest -m exhaustive $(ARGS)
+	$(PY) -m pytest -m exhaustive --hypothesis-profile=default $(ARGS)
 
 bench: setup  ## every figure that the project claims, into benchmarks/results/
 	.venv/bin/sartor baseline setup
