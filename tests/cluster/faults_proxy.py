@@ -187,6 +187,8 @@ class Proxy:
     async def _remember(self) -> None:
         for path in list(self._lists):
             status, data, _ = await self._ask("GET", path, b"")
+            if status == 404:
+                continue  # of a kind that the cluster does not know
             assert status == 200, f"{path}: {status}"
             self._memory[path] = data
 

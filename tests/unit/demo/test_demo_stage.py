@@ -194,6 +194,13 @@ def test_a_search_without_a_winner_ends_without_users(
     assert (ending.outcome, ending.load, script.begun) == (outcome, None, [])
 
 
+def test_what_is_lacking_for_a_moment_only_is_not_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator may see the synthesis before the HardwareTarget that was applied with it."""
+    pages = [synthesis("Pending", Stalled="True"), None, synthesis("Searching"), *[None] * 30, synthesis("NoGain")]
+    ending, script = played(monkeypatch, pages, None)
+    assert ending.outcome == "NoGain" and script.now > 30
+
+
 def test_a_synthesis_that_serves_is_not_the_end_before_its_rollout_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at again when all is over: the rollout comes after the synthesis, and users come for a while."""
     ending, script = played(monkeypatch, [synthesis("Serving", Ready="True"), None, PROMOTED], None)

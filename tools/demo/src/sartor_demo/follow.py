@@ -62,11 +62,16 @@ def condition(synthesis: Json, kind: str) -> Json:
     return next((one for one in found if one.get("type") == kind), {})
 
 
+def stuck(synthesis: Json) -> bool:
+    """Whether somebody must act, as far as the operator sees now."""
+    return condition(synthesis, STUCK).get("status") == "True"
+
+
 def over(synthesis: Json) -> bool:
     """Whether nothing more will happen by itself: it serves, there is nothing to serve, or somebody must act."""
     if int(synthesis.get("status", {}).get("observedGeneration", 0)) < int(synthesis["metadata"].get("generation", 1)):
         return False
-    if condition(synthesis, STUCK).get("status") == "True":
+    if stuck(synthesis):
         return True
     phase = phase_of(synthesis)
     return phase in ENDED and (phase != "Serving" or condition(synthesis, "Ready").get("status") == "True")

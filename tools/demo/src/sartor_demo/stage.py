@@ -14,7 +14,7 @@ from typing import Any
 from sartor_demo import show
 from sartor_demo.board import Board, View
 from sartor_demo.errors import DemoError
-from sartor_demo.follow import Events, Json, News, over, phase_of
+from sartor_demo.follow import Events, Json, News, over, phase_of, stuck
 from sartor_demo.load import Load, outcome_of
 from sartor_demo.traffic import Plan
 from sartor_devcluster import DevCluster
@@ -25,6 +25,8 @@ LOOKS = 0.5
 """Seconds between two looks at the access log while nothing else happens."""
 STAYS = 10.0
 """How long users stay after the rollout has ended (seconds)."""
+STUCK_SECONDS = 20.0
+"""How long a synthesis says that somebody must act before that is believed."""
 SLOW_AT = 50
 """Per cent of the traffic from which the planted stack is slow."""
 
@@ -89,6 +91,7 @@ class Stage:
         self._load: Load | None = None
         self._board = Board()
         self._ended_at: float | None = None
+        self._stuck_since: float | None = None
         self._last = ""
 
     def play(self, *, since: float, seconds: float) -> Ending:
@@ -126,7 +129,13 @@ class Stage:
                 self._ended_at = self._clock()
             return outcome if self._clock() >= self._ended_at + STAYS else None
         if not self._synthesis or not over(self._synthesis):
+            self._stuck_since = None
             return None
+        if stuck(self._synthesis):
+            # Objects of several kinds are not seen in the order in which they were applied: what it lacks may be there.
+            self._stuck_since = self._clock() if self._stuck_since is None else self._stuck_since
+            if self._clock() < self._stuck_since + STUCK_SECONDS:
+                return None
         phase = phase_of(self._synthesis)
         if self.wants_traffic and phase in _WITH_ROLLOUT and self._board.status.get("phase") != "Failed":
             return None  # the rollout says how it ends
