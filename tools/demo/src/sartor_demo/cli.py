@@ -29,9 +29,6 @@ POD_USER = 200000
 GATEWAY_PARTS = ("kube-proxy", "contour", "envoy")
 LEFT_OUT = ("prometheus",)
 """Nobody asks it here, and it has the port of the operator's metrics, in the one network that all share."""
-BACK = 5
-"""Nice value of the control plane while engines are measured. At the lowest one it answers so late beside busy engines that
-the operator loses its lease, ends, and is started again after a wait that doubles each time."""
 WORKS, PROBLEM, NO_WINNER, OTHERWISE = 0, 1, 3, 4
 
 
@@ -118,7 +115,7 @@ def _play(
     shown.say(f"node {NODE} is ready: a sartor-runner, its pods are sandboxed processes of this machine")
     install(cluster, access_log=access_log, stack_command=SLOW_COMMAND if chosen.rollback else None)
     shown.say("Sartor is installed: CRDs, operator and git service, from the manifests of this repository")
-    cluster.step_back(BACK, but=("envoy",))  # it shares the cores with what is measured
+    cluster.step_back(but=("envoy",))  # it shares the cores with what is measured
     applied = float(int(time.time()))  # Events have whole seconds
     hardware = load(MANIFESTS / "hardware.yaml")
     hardware["spec"]["engineCache"] = {"hostPath": str(compiled)}
