@@ -288,11 +288,12 @@ def stage(cluster: DevCluster, folder: Path, kubeconfig: Path | None = None) -> 
         made = Stage(cluster, api, namespace, gateway, operator)
         for service in ("vllm", "stack"):
             made.endpoints(service, 2)
-        yield made
-        names = [r["metadata"]["name"] for r in api.all(ROLLOUT, namespace)]
-        for name in names:
-            api.delete(ROLLOUT, namespace, name)
-        wait_for("the rollouts are gone", lambda: not api.all(ROLLOUT, namespace), 60)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false", check=True)
+        try:
+            yield made
+            for rollout in api.all(ROLLOUT, namespace):
+                api.delete(ROLLOUT, namespace, rollout["metadata"]["name"])
+            wait_for("the rollouts are gone", lambda: not api.all(ROLLOUT, namespace), 60)
+        finally:  # what a failed test leaves behind would take the next one's nodes
+            cluster.kubectl("delete", "namespace", namespace, "--wait=false", check=True)
     log = operator.log.read_text(encoding="utf-8")
     assert "defect" not in log and "CRITICAL" not in log, log[-3000:]

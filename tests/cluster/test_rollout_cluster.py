@@ -122,7 +122,9 @@ def test_a_failing_verdict_rolls_back_and_the_same_bytes_are_not_tried_again(mad
     assert conditions(status)["Stalled"] == ("True", "ContentRejected") and weights_of(made.route) == (100, 0)
 
 
+@pytest.mark.alone
 def test_an_abort_takes_effect_in_under_two_seconds_whatever_else_there_is_to_do(made: Stage) -> None:
+    """Alone, as it is a time: other tests beside it would be timed too."""
     made.operator.says("inconclusive 3")
     made.begin()
     wait_for("half of the traffic", lambda: made.gateway.weights[-1:] == [(50, 50)], 90)
@@ -130,27 +132,31 @@ def test_an_abort_takes_effect_in_under_two_seconds_whatever_else_there_is_to_do
     searches = [(SYNTHESIS, synthesis(made.namespace, f"s{number}")) for number in range(150)]
     others = [(ROLLOUT, _other(made.namespace, number)) for number in range(50)]
     posted: list[str] = []
+    enough = threading.Event()
 
     def storm() -> None:
         rows = zip(searches[::3], searches[1::3], searches[2::3], others, strict=True)
         for kind, manifest in itertools.chain.from_iterable(rows):
+            if enough.is_set():
+                return
             made.api.send("POST", kind.path(made.namespace), manifest)
             posted.append(manifest["metadata"]["name"])
 
     thread = threading.Thread(target=storm, name="storm")
     thread.start()
-    wait_for("a good part of the storm", lambda: len(posted) >= 60)
-    begun = time.monotonic()
-    made.api.patch(ROLLOUT, made.namespace, "editor", {"spec": {"control": {"abort": True, "promote": False}}})
-    patched = time.monotonic()
-    wait_for("everything on the baseline", lambda: _is_back(made, mine), 30, every=0.01)
-    took = time.monotonic() - begun
-    print(
-        f"abort among 150 new searches and 50 new rollouts: {took:.2f} s (of which the patch {patched - begun:.2f} s)"
-    )
-    assert thread.is_alive(), "the storm was over before the abort was"
-    assert took < 2.0
-    thread.join()
+    try:
+        wait_for("a good part of the storm", lambda: len(posted) >= 60)
+        begun = time.monotonic()
+        made.api.patch(ROLLOUT, made.namespace, "editor", {"spec": {"control": {"abort": True, "promote": False}}})
+        patched = time.monotonic()
+        wait_for("everything on the baseline", lambda: _is_back(made, mine), 30, every=0.01)
+        took = time.monotonic() - begun
+        print(f"abort among {len(posted)} new objects: {took:.2f} s (of which the patch {patched - begun:.2f} s)")
+        assert thread.is_alive(), "the storm was over before the abort was"
+        assert took < 2.0
+    finally:
+        enough.set()
+        thread.join()
     made.reaches("RolledBack", 60)
 
 
@@ -187,7 +193,7 @@ def test_a_lost_arm_gives_way_at_once_and_returns_when_it_is_steady(made: Stage)
     assert conditions(status)["Frozen"] == ("True", "CandidateNotReady")
     made.endpoints("stack", 2)
     wait_for("it has its share again", lambda: weights_of(made.route) == (80, 20), 40)
-    assert time.monotonic() - begun > 15
+    assert time.monotonic() - begun > 14, "fifteen seconds, of which times in whole seconds cut off a part of one"
 
 
 def test_killed_again_and_again_it_goes_forward_and_no_other_weight_is_served(made: Stage) -> None:

@@ -170,7 +170,8 @@ def test_what_is_answered_what_failed_and_what_was_cut(
     answer: Answer, streams: float, result: str, detail: str
 ) -> None:
     with serving(answer) as url:
-        found, counts = sent(replace(PLAN, url=url, streams=streams, timeout=0.5))
+        patience = 3.0 if answer in (hangs, starts_and_hangs) else 60.0  # only what hangs is to be given up
+        found, counts = sent(replace(PLAN, url=url, streams=streams, timeout=patience))
     assert found and {one.result for one in found} == {result}
     assert all(one.detail.startswith(detail) for one in found), found[0].detail
     assert counts == {"sent": len(found), result: len(found)}
