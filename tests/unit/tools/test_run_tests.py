@@ -1,6 +1,7 @@
 """`tools/run-tests`: no failure of any part is lost on the way."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def ran(folder: Path, *names: str, **outcomes: bool) -> "subprocess.CompletedPro
     holds = {"plain": True, "cluster": True, "alone": True, **outcomes}
     for number, text in enumerate((PLAIN, CLUSTER, ALONE, NEVER)):
         (folder / f"test_{number}.py").write_text(text.format(**holds))
-    command = [sys.executable, str(RUN_TESTS), "-p", "no:cacheprovider", *names]
+    command = [sys.executable, str(RUN_TESTS), "-p", "no:cacheprovider", "-p", "xdist", *names]
     values = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they are most of what pytest takes to start
     return subprocess.run(command, cwd=folder, env=values, capture_output=True, text=True, check=False, timeout=120)
 
@@ -30,7 +31,8 @@ def test_each_kind_runs_once_and_the_cluster_s_output_is_shown(tmp_path: Path) -
     done = ran(tmp_path, "-v")
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("test_plain", "test_on_cluster", "test_alone"):
-        assert done.stdout.count(f"{name} PASSED") == 1
+        passed = done.stdout.count(f"{name} PASSED") + len(re.findall(rf"PASSED \S+::{name}\b", done.stdout))
+        assert passed == 1, done.stdout
     assert "test_exhaustive" not in done.stdout
     assert "without a cluster: exit code 0, on a cluster: exit code 0, alone: exit code 0" in done.stdout
 
