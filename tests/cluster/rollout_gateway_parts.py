@@ -42,7 +42,7 @@ class Engine:
     """`rollout_engine.py` at a pod's address."""
 
     def __init__(self, cluster: DevCluster, name: str, address: str) -> None:
-        self.name, self.address = name, address
+        self.name, self.address, self.ended = name, address, False
         program = [sys.executable, str(HERE / "rollout_engine.py"), address, str(PORT), name]
         self._process = subprocess.Popen(cluster.enter(program), stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -64,6 +64,7 @@ class Engine:
 
     def end(self) -> None:
         """Kill it. Idempotent."""
+        self.ended = True
         self._process.kill()
         self._process.wait()
         if self._process.stdout is not None:

@@ -23,7 +23,7 @@ from rollout_gateway_parts import BASELINE, CANDIDATE, PORT, Came, Engine, Kept,
 from sartor_demo.traffic import Outcome
 from sartor_devcluster import DevCluster
 from sartor_operator import names
-from sartor_operator.kinds import ENDPOINT_SLICE, EVENT, HTTP_ROUTE, ROLLOUT, Manifest
+from sartor_operator.kinds import ENDPOINT_SLICE, EVENT, HTTP_ROUTE, ROLLOUT, SERVICE, Manifest
 from sartor_operator.rollout.records import RequestRecord
 
 PARENT = {"name": "inference", "namespace": "gateways"}
@@ -165,7 +165,7 @@ class Live:
         assert self.users is not None
         outcomes = self.users.ended()
         records = self.users.records() if recorded else {}
-        came = {engine.name: engine.requests() for engine in (self.baseline, self.candidate)}
+        came = {engine.name: engine.requests() for engine in (self.baseline, self.candidate) if not engine.ended}
         return Account({one.id: one for one in outcomes}, records, came)
 
 
@@ -224,7 +224,9 @@ def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> Generato
             stack.callback(engine.end)
             engines.append(engine)
             apply(cluster, _service(namespace, name))
-            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(namespace, engine))
+            service = api.get(SERVICE, namespace, name)
+            assert service is not None
+            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(service, engine))
         kept = stack.enter_context(Kept(process))
         made = Live(cluster, api, namespace, f"{namespace}.example.com", *engines, process, kept, folder)
         stack.callback(lambda: made.users.end() if made.users is not None else None)
@@ -263,8 +265,15 @@ def _service(namespace: str, name: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}}
 
 
-def _slice(namespace: str, engine: Engine) -> Manifest:
-    meta = {"name": engine.name, "namespace": namespace, "labels": {"kubernetes.io/service-name": engine.name}}
+def _slice(service: Manifest, engine: Engine) -> Manifest:
+    """As the controller of endpoints writes it: it goes with its Service."""
+    owner = {"apiVersion": "v1", "kind": "Service", "name": engine.name, "uid": service["metadata"]["uid"]}
+    meta = {
+        "name": engine.name,
+        "namespace": service["metadata"]["namespace"],
+        "labels": {"kubernetes.io/service-name": engine.name},
+        "ownerReferences": [{**owner, "controller": True}],
+    }
     return {
         "apiVersion": ENDPOINT_SLICE.api_version,
         "kind": ENDPOINT_SLICE.kind,
