@@ -72,7 +72,7 @@ class TestAccessLog:
             assert found.backend == Backend("default", str(one.arm), 8000), one
             assert found.status == one.status
             assert found.route == ("default", made.route)
-            assert abs(found.started - one.sent) < 0.5
+            assert abs(found.started - one.sent) < 5.0, "the same clock, on a machine that may be busy"
         for one in outcomes:
             found = by_id[one.id]
             assert (found.end, found.flags) == (End.WHOLE, frozenset())
@@ -86,7 +86,7 @@ class TestAccessLog:
                 assert found.first_byte >= 0.029
             if "stream" in one.path:
                 assert found.first_byte is not None
-                assert found.first_byte < 0.4 < found.duration, "its first byte is its status line"
+                assert found.duration - found.first_byte > 0.4, "its first byte is its status line"
         assert {by_id[o.id].end for o in server_cut} == {End.CUT_BY_SERVER}
         assert all(o.error for o in server_cut), "and its client knows"
         assert {by_id[o.id].end for o in client_cut} == {End.CUT_BY_CLIENT}
