@@ -206,6 +206,11 @@ class Account:
         )
 
 
+def reason(status: dict[str, Any], kind: str) -> str:
+    """That of a condition which is true; else nothing."""
+    return next((c["reason"] for c in status["conditions"] if c["type"] == kind and c["status"] == "True"), "")
+
+
 @contextlib.contextmanager
 def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> Generator[Live]:
     """All of it but the rollout. `inside`: the operator runs in the cluster's network, where it reaches a probe."""

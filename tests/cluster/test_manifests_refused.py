@@ -1,4 +1,4 @@
-"""A bad manifest is refused by `kubectl apply` with a sentence that says what to change; a good one is taken, and stays.
+"""A bad manifest is refused with a sentence that says what to change; a good one is taken, and stays.
 
 Two tables: `manifests/KIND.yaml` has what only the API server words (types, bounds, unknown fields, forms of text), and
 `tests/unit/api/cases.py` has the rules, which Python and the API server say in the same words.

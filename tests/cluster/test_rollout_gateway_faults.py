@@ -17,7 +17,7 @@ from devcluster_support import need
 from gateway_support import gateway_cluster
 from operator_support import wait_for
 from rollout_gateway_parts import BASELINE, CANDIDATE
-from rollout_gateway_support import ANALYSIS, ERRORS, HALF, Live, live, prepared
+from rollout_gateway_support import ANALYSIS, ERRORS, HALF, Live, live, prepared, reason
 
 from sartor_devcluster import DevCluster
 from sartor_operator import names
@@ -49,10 +49,6 @@ def at_half(made: Live, **users: float) -> None:
     made.come(**users)
     made.at_step(1)
     time.sleep(5.0)
-
-
-def reason(status: dict[str, Any], kind: str) -> str:
-    return next((c["reason"] for c in status["conditions"] if c["type"] == kind and c["status"] == "True"), "")
 
 
 def test_the_baseline_dies_in_the_middle_and_the_candidate_takes_everything(made: Live) -> None:

@@ -14,7 +14,7 @@ from devcluster_support import need
 from gateway_support import gateway_cluster
 from operator_support import apply, wait_for
 from rollout_gateway_parts import BASELINE, CANDIDATE
-from rollout_gateway_support import ANALYSIS, ERRORS, HALF, PARENT, Live, live, node, prepared
+from rollout_gateway_support import ANALYSIS, ERRORS, HALF, PARENT, Live, live, node, prepared, reason
 
 from sartor_devcluster import DevCluster
 from sartor_operator import names
@@ -35,10 +35,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCluster]:
 def made(gateway: DevCluster, tmp_path: Path) -> Iterator[Live]:
     with live(gateway, tmp_path) as one:
         yield one
-
-
-def reason(status: dict[str, Any], kind: str) -> str:
-    return next((c["reason"] for c in status["conditions"] if c["type"] == kind and c["status"] == "True"), "")
 
 
 @pytest.mark.parametrize(("weight", "then"), [(20, None), (50, "pause"), (100, None), (50, "promote")])
@@ -141,7 +137,7 @@ def test_a_second_rollout_for_the_same_route_waits_and_moves_nothing(made: Live)
 
 
 def test_an_arm_whose_node_is_lost_is_given_up_and_only_its_share_is(made: Live) -> None:
-    """Its process is gone at once; that its pod is not ready is said 40 s later, as a node's controller waits so long."""
+    """Played: its process is gone at once, its endpoint 40 s later, as a node's controller waits so long."""
     made.begin(HALF, [ERRORS])
     made.come()
     made.at_step(1)
@@ -149,7 +145,6 @@ def test_an_arm_whose_node_is_lost_is_given_up_and_only_its_share_is(made: Live)
     lost_at = time.time()
     made.candidate.end()
     time.sleep(40.0)
-    assert made.shares()[BASELINE] in (50, 100)
     went = made.endpoints(made.candidate, there=False)
     wait_for("nothing for it", lambda: made.shares() == {BASELINE: 100, CANDIDATE: 0}, 20, every=0.02)
     status = wait_for("it says so", lambda: (s := made.status()).get("phase") in ("Frozen", "RolledBack") and s, 30)

@@ -15,6 +15,8 @@ from sartor_api.generate import main
 from sartor_api.meta import Resource
 from sartor_api.reference import reference
 
+from .cases import FULL_SYNTHESIS
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -89,6 +91,10 @@ def test_what_kubernetes_cannot_enforce_is_refused(model: type[ApiModel], said: 
 def test_a_definition_fits_in_an_annotation(kind: type[Resource]) -> None:
     """Client-side apply keeps the last manifest in an annotation of at most 256 KiB."""
     assert len(json.dumps(crd(kind))) < 256 * 1024
+
+
+def test_the_largest_example_fits_in_an_annotation() -> None:
+    assert len(json.dumps(FULL_SYNTHESIS)) < 256 * 1024
 
 
 def test_reference_names_everything() -> None:
