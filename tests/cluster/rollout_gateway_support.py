@@ -23,7 +23,7 @@ from rollout_gateway_parts import BASELINE, CANDIDATE, PORT, Came, Engine, Kept,
 from sartor_demo.traffic import Outcome
 from sartor_devcluster import DevCluster
 from sartor_operator import names
-from sartor_operator.kinds import ENDPOINT_SLICE, EVENT, HTTP_ROUTE, ROLLOUT, SERVICE, Manifest
+from sartor_operator.kinds import ENDPOINT_SLICE, EVENT, HTTP_ROUTE, ROLLOUT, Manifest
 from sartor_operator.rollout.records import RequestRecord
 
 PARENT = {"name": "inference", "namespace": "gateways"}
@@ -229,9 +229,7 @@ def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> Generato
             stack.callback(engine.end)
             engines.append(engine)
             apply(cluster, _service(namespace, name))
-            service = api.get(SERVICE, namespace, name)
-            assert service is not None
-            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(service, engine))
+            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(namespace, engine))
         kept = stack.enter_context(Kept(process))
         made = Live(cluster, api, namespace, f"{namespace}.example.com", *engines, process, kept, folder)
         stack.callback(lambda: made.users.end() if made.users is not None else None)
@@ -270,15 +268,10 @@ def _service(namespace: str, name: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": ports}}
 
 
-def _slice(service: Manifest, engine: Engine) -> Manifest:
-    """As the controller of endpoints writes it: it goes with its Service."""
-    owner = {"apiVersion": "v1", "kind": "Service", "name": engine.name, "uid": service["metadata"]["uid"]}
-    meta = {
-        "name": engine.name,
-        "namespace": service["metadata"]["namespace"],
-        "labels": {"kubernetes.io/service-name": engine.name},
-        "ownerReferences": [{**owner, "controller": True}],
-    }
+def _slice(namespace: str, engine: Engine) -> Manifest:
+    """As somebody writes it for a Service without selector: nobody collects it when its Service goes."""
+    labels = {"kubernetes.io/service-name": engine.name}
+    meta = {"name": engine.name, "namespace": namespace, "labels": labels}
     return {
         "apiVersion": ENDPOINT_SLICE.api_version,
         "kind": ENDPOINT_SLICE.kind,

@@ -257,6 +257,16 @@ def remove_gateway_api(cluster: DevCluster) -> None:
         cluster.kubectl("delete", "crd", f"{plural}.{HTTP_ROUTE.group}", "--ignore-not-found", check=True)
 
 
+def service(namespace: str, name: str) -> Manifest:
+    """Without a selector: its endpoints are what the test says, and nobody collects them."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ports": [{"port": 8000}]},
+    }
+
+
 @contextmanager
 def stage(cluster: DevCluster, folder: Path, kubeconfig: Path | None = None) -> Iterator[Stage]:
     """`kubeconfig`: that of the operator, which then works in this namespace alone; None: the cluster's, and in all."""
@@ -271,23 +281,14 @@ def stage(cluster: DevCluster, folder: Path, kubeconfig: Path | None = None) -> 
         "metadata": {"name": "vllm", "namespace": namespace},
         "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": template},
     }
-    services = [
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {"ports": [{"port": 8000}]},
-        }
-        for name in ("vllm", "stack")
-    ]
-    apply(cluster, deployment, *services)
+    apply(cluster, deployment, *(service(namespace, name) for name in ("vllm", "stack")))
     with (
         PlayedGateway(api, namespace) as gateway,
         RolloutOperator(kubeconfig or cluster.kubeconfig, folder, namespace if kubeconfig else None) as operator,
     ):
         made = Stage(cluster, api, namespace, gateway, operator)
-        for service in ("vllm", "stack"):
-            made.endpoints(service, 2)
+        for name in ("vllm", "stack"):
+            made.endpoints(name, 2)
         try:
             yield made
             for rollout in api.all(ROLLOUT, namespace):

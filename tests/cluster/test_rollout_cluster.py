@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_support import prepare, synthesis, wait_for
+from operator_support import apply, prepare, synthesis, wait_for
 from rollout_support import (
     FORWARD,
     POLICY,
@@ -19,13 +19,14 @@ from rollout_support import (
     conditions,
     install_gateway_api,
     remove_gateway_api,
+    service,
     stage,
     weights_of,
 )
 
 from sartor_devcluster import DevCluster
 from sartor_operator import names
-from sartor_operator.kinds import DEPLOYMENT, HTTP_ROUTE, ROLLOUT, SYNTHESIS
+from sartor_operator.kinds import DEPLOYMENT, HTTP_ROUTE, ROLLOUT, SERVICE, SYNTHESIS
 from sartor_operator.rollout.observed import FULL_ANNOTATION
 
 
@@ -179,19 +180,28 @@ def _is_back(made: Stage, route: str) -> bool:
     return found is not None and weights_of(found) == (100, 0)
 
 
-def test_a_lost_arm_gives_way_at_once_and_returns_when_it_is_steady(made: Stage) -> None:
+@pytest.mark.parametrize("what", ["endpoints", "Service"])
+def test_a_lost_arm_gives_way_at_once_and_returns_when_it_is_steady(made: Stage, what: str) -> None:
+    """A Service that is gone takes its arm with it, also where nobody collects its EndpointSlices."""
     made.operator.says("inconclusive 2")
     made.begin()
     wait_for("a fifth of the traffic", lambda: made.gateway.weights[-1:] == [(80, 20)], 90)
     begun = time.monotonic()
-    made.endpoints("stack", 0)
+    if what == "Service":
+        made.api.delete(SERVICE, made.namespace, "stack")
+    else:
+        made.endpoints("stack", 0)
     wait_for("nothing for the candidate", lambda: weights_of(made.route) == (100, 0), 10, every=0.01)
     took = time.monotonic() - begun
-    print(f"an arm's last endpoint gone to weight 0 in the route: {took:.2f} s")
+    print(f"an arm's {what} gone to weight 0 in the route: {took:.2f} s")
     assert took < 5.0, "at once: how fast is a figure of the benches"
     status = made.reaches("Frozen", 10)
     assert conditions(status)["Frozen"] == ("True", "CandidateNotReady")
-    made.endpoints("stack", 2)
+    if what == "Service":
+        assert "Service stack of the candidate does not exist" in status["message"]
+        apply(made.cluster, service(made.namespace, "stack"))
+    else:
+        made.endpoints("stack", 2)
     wait_for("it has its share again", lambda: weights_of(made.route) == (80, 20), 40)
     assert time.monotonic() - begun > 14, "fifteen seconds, of which times in whole seconds cut off a part of one"
 

@@ -23,12 +23,13 @@ from sartor_operator.kinds import (
     NODE,
     POD,
     RUN,
+    SERVICE,
     SYNTHESIS,
     Kind,
     Manifest,
 )
 from sartor_operator.pods.jobs import RECORDS_KEY
-from sartor_operator.rollout.index import rollout_indexes, slim_slice
+from sartor_operator.rollout.index import rollout_indexes, slim_service, slim_slice
 
 INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL)
 TARGET_INDEX, PROFILE_INDEX = "target", "profile"
@@ -71,6 +72,8 @@ def trimmed(kind: Kind, manifest: Manifest) -> Manifest:
         slim = _node(slim)
     if kind is ENDPOINT_SLICE:
         slim = slim_slice(slim)
+    if kind is SERVICE:
+        slim = slim_service(slim)
     return _shared(slim)
 
 

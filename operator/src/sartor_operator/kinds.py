@@ -69,8 +69,8 @@ HTTP_ROUTE = Kind("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 PRIMARY = (SYNTHESIS, RUN, CANDIDATE, TARGET, PROFILE, ROLLOUT)
 """Sartor's own kinds, watched as a whole."""
 
-WHOLE = (*PRIMARY, NODE, ENDPOINT_SLICE)
-"""Kinds that are watched without regard to labels."""
+WHOLE = (*PRIMARY, NODE, ENDPOINT_SLICE, SERVICE)
+"""Kinds that are watched without regard to labels; of Services that are not Sartor's own it is kept that they are there."""
 
 OPTIONAL = (GATEWAY_CLASS, GATEWAY, HTTP_ROUTE)
 """Kinds that a cluster may not know. Of routes only Sartor's own are watched."""
@@ -78,7 +78,7 @@ OPTIONAL = (GATEWAY_CLASS, GATEWAY, HTTP_ROUTE)
 LOOKED_AT = (SYNTHESIS, RUN, TARGET, PROFILE, ROLLOUT)
 """Kinds whose objects are reconciled."""
 
-CHILDREN = (JOB, POD, CONFIG_MAP, SECRET, SERVICE, SERVICE_ACCOUNT, DEPLOYMENT, NETWORK_POLICY)
+CHILDREN = (JOB, POD, CONFIG_MAP, SECRET, SERVICE_ACCOUNT, DEPLOYMENT, NETWORK_POLICY)
 """Kinds of which only Sartor's own objects (by label) are watched."""
 
 BY_NAME = {kind.kind: kind for kind in (*WHOLE, *OPTIONAL, *CHILDREN, EVENT, LEASE)}

@@ -14,7 +14,18 @@ from ruamel.yaml import YAML
 from sartor_api.load import load_file
 from sartor_demo import stage as stage_module
 from sartor_demo.board import EVERY, Board, PlainView, plain, render, totals, what_next
-from sartor_demo.cli import GATEWAY_PARTS, LEFT_OUT, MANIFESTS, NO_WINNER, OTHERWISE, WORKS, parser, summary, verdict
+from sartor_demo.cli import (
+    GATEWAY_PARTS,
+    LEFT_OUT,
+    MANIFESTS,
+    NO_WINNER,
+    OTHERWISE,
+    PROBLEM,
+    WORKS,
+    parser,
+    summary,
+    verdict,
+)
 from sartor_demo.errors import DemoError
 from sartor_demo.installing import LOG_FOLDER, fitted
 from sartor_demo.load import Seen
@@ -208,9 +219,11 @@ def test_a_synthesis_that_serves_is_not_the_end_before_its_rollout_is_seen(monke
 
 
 def test_what_takes_too_long_is_said_and_the_users_are_sent_home(monkeypatch: pytest.MonkeyPatch, brake: Path) -> None:
-    with pytest.raises(DemoError, match="not done after 0 minutes"):
-        played(monkeypatch, [rollout("Progressing", 2, weight=50)], brake, seconds=5.0)
-    assert not brake.exists()
+    ending, script = played(monkeypatch, [rollout("Progressing", 2, weight=50)], brake, seconds=5.0)
+    assert ending.outcome == "Error" and "not done after 0 minutes" in ending.problem
+    assert script.said[-1] == "users gone" and not brake.exists()
+    assert ending.load is not None, "what they got until then is counted"
+    assert summary(ending, seconds=5)["message"] == ending.problem
 
 
 def test_only_what_is_stored_for_good_is_an_end() -> None:
@@ -364,6 +377,7 @@ def test_the_summary_for_machines() -> None:
         ("Promoted", 0, True, OTHERWISE),
         ("Promoted", 1, False, OTHERWISE),
         ("NoGain", 0, False, NO_WINNER),
+        ("Error", 0, True, PROBLEM),
     ],
 )
 def test_the_exit_code_says_whether_it_went_as_it_should(ended_as: str, lost: int, rollback: bool, code: int) -> None:

@@ -648,6 +648,11 @@ class Process:
                 del self.wakes[key]
 
 
+def service(name: str) -> Manifest:
+    """A Service of a user."""
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {}}
+
+
 def live(
     world: World,
     *,

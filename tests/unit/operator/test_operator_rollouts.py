@@ -5,7 +5,7 @@ import itertools
 from typing import Any
 
 import pytest
-from operator_world import NAMESPACE, live, synthesis, target
+from operator_world import NAMESPACE, live, service, synthesis, target
 from rolling_world import GATEWAY, LONGER, POLICY, SHORT, Rolling, RollingWorld
 
 from sartor_operator import names
@@ -458,6 +458,7 @@ def test_a_stack_whose_traffic_a_watch_has_not_shown_yet_is_not_removed() -> Non
 
 def test_traffic_starts_from_a_service_of_the_users() -> None:
     cluster = Rolling(baseline={"replicas": 2, "serviceRef": {"name": "vllm", "port": 9000}})
+    cluster.world.add(service("vllm"))
     cluster.world.endpoints("vllm", [True, True])
     cluster.run(cluster.phase("Serving"))
     assert cluster.rollouts[0]["spec"]["baseline"] == {"service": "vllm", "port": 9000}
@@ -469,6 +470,7 @@ def test_traffic_starts_from_a_service_of_the_users() -> None:
 def test_deleting_the_synthesis_gives_the_traffic_back_before_the_stack_goes(own: bool) -> None:
     cluster = Rolling() if own else Rolling(baseline={"serviceRef": {"name": "vllm"}})
     if not own:
+        cluster.world.add(service("vllm"))
         cluster.world.endpoints("vllm", [True])
     cluster.run(cluster.phase("Serving"))
     stack, before = cluster.candidate(), cluster.world.traffic()

@@ -85,6 +85,9 @@ def baseline_doubt(observed: RolloutObserved) -> Doubt | None:
     arm = observed.baseline
     if arm.missing:
         return Doubt(Reason.BASELINE_NOT_READY, f"Deployment {arm.missing} of the baseline does not exist; create it")
+    if not arm.there:
+        service = observed.spec.baseline.service
+        return Doubt(Reason.BASELINE_NOT_READY, f"Service {service} of the baseline does not exist; create it")
     if arm.can_take(100):
         return None
     return Doubt(
@@ -98,6 +101,9 @@ def candidate_doubt(observed: RolloutObserved, position: Position, now: float) -
     arm, share = observed.candidate, wanted_share(observed, position)
     if arm.missing:
         return Doubt(Reason.CANDIDATE_NOT_READY, f"Deployment {arm.missing} of the candidate does not exist; create it")
+    if not arm.there:
+        service = observed.spec.candidate.service
+        return Doubt(Reason.CANDIDATE_NOT_READY, f"Service {service} of the candidate does not exist; create it")
     if not arm.can_take(max(1, share)):
         text = f"{arm.ready} of the {arm.needed(max(1, share))} replicas that {share} per cent need are ready"
         return Doubt(Reason.CANDIDATE_NOT_READY, f"the candidate: {text}")

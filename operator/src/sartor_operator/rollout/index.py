@@ -1,9 +1,9 @@
-"""How rollouts, and what concerns them, are found in the cache; and what of EndpointSlices is kept there."""
+"""How rollouts, and what concerns them, are found in the cache; and what of EndpointSlices and Services is kept there."""
 
 from typing import Any
 
 from sartor_operator import names
-from sartor_operator.kinds import ENDPOINT_SLICE, HTTP_ROUTE, POD, ROLLOUT, Kind, Manifest
+from sartor_operator.kinds import ENDPOINT_SLICE, HTTP_ROUTE, POD, ROLLOUT, SERVICE, Kind, Manifest
 from sartor_operator.rollout.route import ROLLOUT_ANNOTATION, route_shares
 
 GATEWAY_INDEX, SERVICE_INDEX, DEPLOYMENT_INDEX = "rollout-gateway", "rollout-service", "rollout-deployment"
@@ -68,6 +68,15 @@ def slim_slice(manifest: Manifest) -> Manifest:
         "addressType": manifest.get("addressType", "IPv4"),
         "ready": manifest["ready"] if "ready" in manifest else _ready(manifest),
     }
+
+
+def slim_service(manifest: Manifest) -> Manifest:
+    """A Service of a user as a decision sees it: it is there. Sartor's own are kept whole."""
+    if names.label(manifest, names.MANAGED_BY) == names.SARTOR:
+        return manifest
+    meta = manifest["metadata"]
+    kept = {k: meta[k] for k in ("name", "namespace", "uid", "resourceVersion") if k in meta}
+    return {"apiVersion": SERVICE.api_version, "kind": SERVICE.kind, "metadata": kept}
 
 
 def _ready(manifest: Manifest) -> int:

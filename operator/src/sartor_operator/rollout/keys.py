@@ -33,6 +33,8 @@ def rollout_keys(cache: Cache, kind: Kind, before: Manifest | None, now: Manifes
         return [(ROLLOUT, namespace, name), *(_siblings(cache, namespace, name, before, now))]
     if kind is ENDPOINT_SLICE:
         return _keys(cache.labelled(ROLLOUT, namespace, SERVICE_INDEX, names.label(manifest, SERVICE_NAME)))
+    if kind is SERVICE and (before is None or now is None):
+        return _keys(cache.labelled(ROLLOUT, namespace, SERVICE_INDEX, name))
     if kind in (SERVICE, DEPLOYMENT, POD) and (probe := names.label(manifest, names.PROBE_LABEL)):
         return _keys(cache.labelled(ROLLOUT, namespace, SERVICE_INDEX, probe))
     if kind is DEPLOYMENT:
@@ -48,10 +50,11 @@ def rollout_keys(cache: Cache, kind: Kind, before: Manifest | None, now: Manifes
 
 def urgent(key: Key, kind: Kind, before: Manifest | None, now: Manifest | None) -> bool:
     """Whether a rollout that this change concerns comes before others: a human wants something of it, it has just turned
-    back, or endpoints of its arms come and go (those of a probe can wait: no traffic hangs on them)."""
+    back, or its arms, or endpoints of them, come and go (those of a probe can wait: no traffic hangs on them)."""
     if kind is ROLLOUT and before is not None and now is not None:
         return key == key_of(ROLLOUT, now) and (_asked(before) != _asked(now) or _turned(before, now))
-    return kind is ENDPOINT_SLICE and not names.label(now or before or {"metadata": {}}, names.PROBE_LABEL)
+    of_arms = kind is ENDPOINT_SLICE or (kind is SERVICE and (before is None or now is None))
+    return of_arms and not names.label(now or before or {"metadata": {}}, names.PROBE_LABEL)
 
 
 def _asked(rollout: Manifest) -> tuple[object, object]:

@@ -14,7 +14,7 @@ from sartor_api.serving_rollout import (
 )
 from sartor_operator import names
 from sartor_operator.cache import EVERYWHERE, Cache
-from sartor_operator.kinds import DEPLOYMENT, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, ROLLOUT, Manifest
+from sartor_operator.kinds import DEPLOYMENT, GATEWAY, GATEWAY_CLASS, HTTP_ROUTE, ROLLOUT, SERVICE, Manifest
 from sartor_operator.rollout.index import CONTENT_INDEX, GATEWAY_INDEX, OWNER_INDEX, ROUTE_INDEX
 from sartor_operator.rollout.observed import (
     FULL_ANNOTATION,
@@ -105,8 +105,9 @@ def _reading(observed: RolloutObserved, verdicts: Verdicts) -> Reading:
 
 
 def _arm(cache: Cache, namespace: str, arm: Arm, fetched: Mapping[str, Manifest]) -> ArmSeen:
-    ready = ready_endpoints(cache, namespace, arm.service)
-    seen = ArmSeen(there=ready is not None, ready=ready or 0)
+    # EndpointSlices that nobody owns outlive their Service; no gateway sends anything to them.
+    there = cache.get(SERVICE, namespace, arm.service) is not None
+    seen = ArmSeen(there=there, ready=ready_endpoints(cache, namespace, arm.service) if there else 0)
     if arm.deployment is None:
         return seen
     found = cache.get(DEPLOYMENT, namespace, arm.deployment) or fetched.get(arm.deployment)

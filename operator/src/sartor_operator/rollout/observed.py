@@ -39,7 +39,8 @@ class DeploymentSeen:
 
 @dataclass(frozen=True)
 class ArmSeen:
-    """One arm. `ready` counts endpoints that take new requests, `there` says whether the Service has EndpointSlices."""
+    """One arm. `ready` counts endpoints that take new requests, `there` says whether the Service exists; without it nothing
+    is ready."""
 
     there: bool = True
     ready: int = 0

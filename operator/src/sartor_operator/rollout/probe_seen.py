@@ -12,13 +12,13 @@ from sartor_operator.settings import Settings
 from sartor_operator.understood import NotUnderstoodError, understood
 
 
-def ready_endpoints(cache: Cache, namespace: str, service: str) -> int | None:
-    """Ready endpoints of a Service; None where it has no EndpointSlice, so that it is not there."""
+def ready_endpoints(cache: Cache, namespace: str, service: str) -> int:
+    """Ready endpoints in the EndpointSlices of a Service."""
     ready: dict[str, int] = {}
     for one in cache.labelled(ENDPOINT_SLICE, namespace, SLICE_INDEX, service):
         kind = str(one.get("addressType"))  # a Service of two families has every endpoint twice
         ready[kind] = ready.get(kind, 0) + int(one.get("ready", 0))
-    return max(ready.values()) if ready else None
+    return max(ready.values(), default=0)
 
 
 def observe_probe(cache: Cache, observed: RolloutObserved, settings: Settings) -> ProbeSeen | None:
@@ -30,7 +30,7 @@ def observe_probe(cache: Cache, observed: RolloutObserved, settings: Settings) -
     there = tuple(one for one in found if one is not None and names.owner_uid(one) == owner)
     if not wanted:
         return ProbeSeen(name, wanted=False, there=there) if there else None
-    ready = ready_endpoints(cache, namespace, name) or 0
+    ready = ready_endpoints(cache, namespace, name)
     return ProbeSeen(
         name,
         ready=ready,

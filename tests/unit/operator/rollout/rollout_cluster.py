@@ -18,7 +18,7 @@ from sartor_operator.times import at
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from operator_world import NAMESPACE, KilledError, Process, World
+from operator_world import NAMESPACE, KilledError, Process, World, service
 
 GATEWAY = {"name": "inference", "namespace": "gateways"}
 POLICY: dict[str, Any] = {
@@ -92,6 +92,7 @@ class Cluster:
         self.gateway_api = True
         for name in ("vllm", "stack"):
             self.world.add(deployment(name))
+            self.world.add(service(name))
             self.world.add(endpoints(name, 3))
         self.world.add(rollout(**spec))
         self.process = self.started()
@@ -152,8 +153,9 @@ class Cluster:
             key = (ENDPOINT_SLICE, NAMESPACE, f"{name}-abc")
             wanted = endpoints(name, min(many, self.ready.get(name, many)), many)["endpoints"]
             self.world._update(key, self.world.store[key], {**self.world.store[key], "endpoints": wanted})
-        for service in self.world.all(SERVICE):  # the probe's; `ready` says whether it is, by the name `probe`
-            name = names.name_of(service)
+        # The probe's; `ready` says whether it is, by the name `probe`.
+        probes = [names.name_of(s) for s in self.world.all(SERVICE) if names.label(s, names.PROBE_LABEL)]
+        for name in probes:
             key = (ENDPOINT_SLICE, NAMESPACE, f"{name}-abc")
             wanted = endpoints(name, self.ready.get("probe", 1), 1)
             wanted["metadata"]["labels"][names.PROBE_LABEL] = name

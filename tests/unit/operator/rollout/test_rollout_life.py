@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from operator_world import START
+from operator_world import NAMESPACE, START, service
 from rollout_cluster import POLICY, Cluster, endpoints, rollout
 
 from sartor_api.rollout_policy import RolloutPolicy
 from sartor_operator import names
-from sartor_operator.kinds import DEPLOYMENT, EVENT, HTTP_ROUTE, ROLLOUT
+from sartor_operator.kinds import DEPLOYMENT, EVENT, HTTP_ROUTE, ROLLOUT, SERVICE
 from sartor_operator.reasons import EVENTS
 from sartor_operator.rollout.decide import FINALIZER
 from sartor_operator.rollout.doubt import SAMPLES_SECONDS
@@ -132,6 +132,19 @@ def test_undo_brings_the_baseline_back_first_and_moves_as_it_grows() -> None:
     assert cluster.weights() == (100, 0) and cluster.replicas() == 3
 
 
+def test_an_arm_whose_service_is_gone_gives_way_whatever_endpoints_outlive_it() -> None:
+    cluster = Cluster(lambda step: "pass" if step.number < 3 else None)
+    cluster.run(lambda: cluster.weights() == (50, 50))
+    cluster.world.remove((SERVICE, NAMESPACE, "stack"))
+    cluster.run(lambda: cluster.weights() == (100, 0))
+    assert [b["name"] for b in cluster.route["spec"]["rules"][0]["backendRefs"]] == ["vllm"]
+    cluster.run(cluster.phase("Frozen"))
+    assert "Service stack of the candidate does not exist; create it" in cluster.status["message"]
+    cluster.world.add(service("stack"))
+    cluster.run(lambda: cluster.weights() == (50, 50))
+    assert cluster.status["phase"] == "Progressing"
+
+
 def test_a_lost_candidate_after_the_promotion_gives_way_and_returns_when_it_is_steady() -> None:
     cluster = Cluster()
     cluster.run(lambda: cluster.replicas() == 1)
@@ -218,6 +231,7 @@ def test_the_older_of_two_rollouts_has_the_route() -> None:
     cluster.run(lambda: cluster.status.get("step") == 1)
     second = rollout("second", candidate={"service": "other", "contentHash": "sha256:" + "b" * 64})
     cluster.world.now += 5
+    cluster.world.add(service("other"))
     cluster.world.add(endpoints("other", 1))
     cluster.world.add(second)
     cluster.run(

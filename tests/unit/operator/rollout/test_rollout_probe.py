@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from operator_world import NAMESPACE
+from operator_world import service as user_service
 from rollout_cluster import Cluster, endpoints, rollout
 
 from sartor_api.hardware_target import HardwareTargetSpec
@@ -253,6 +254,7 @@ def test_one_that_waits_for_the_route_has_no_probe_yet() -> None:
     cluster = Cluster(lambda _step: "inconclusive")
     at_step(cluster, 1)
     second = rollout("second", candidate={"service": "other", "contentHash": "sha256:" + "b" * 64})
+    cluster.world.add(user_service("other"))
     cluster.world.add(endpoints("other", 1))
     cluster.world.add(second)
     cluster.run(lambda: "status" in cluster.world.one(ROLLOUT, "second"))

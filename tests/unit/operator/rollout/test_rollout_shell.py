@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from operator_world import service
 from prometheus_client import generate_latest
 from rollout_cluster import Cluster, endpoints, rollout
 
@@ -21,6 +22,7 @@ from sartor_operator.kinds import (
     GATEWAY_CLASS,
     HTTP_ROUTE,
     ROLLOUT,
+    SERVICE,
     SYNTHESIS,
     Kind,
     Manifest,
@@ -35,7 +37,7 @@ def known(*manifests: Manifest) -> Cache:
     for number, manifest in enumerate(manifests, start=1):
         meta = {**manifest["metadata"], "uid": f"u{number}", "resourceVersion": str(number), "generation": 1}
         meta.setdefault("creationTimestamp", f"2026-01-01T00:00:{number:02}Z")
-        kind = next(k for k in (ROLLOUT, ENDPOINT_SLICE, HTTP_ROUTE, GATEWAY) if k.kind == manifest["kind"])
+        kind = next(k for k in (ROLLOUT, SERVICE, ENDPOINT_SLICE, HTTP_ROUTE, GATEWAY) if k.kind == manifest["kind"])
         cache.put(kind, {**manifest, "metadata": meta})
     return cache
 
@@ -71,8 +73,23 @@ def test_endpoints_that_end_take_no_new_requests_and_two_families_are_no_twice()
     both["endpoints"].append({"addresses": ["10.0.0.9"]})  # no condition means ready
     six = {**endpoints("vllm", 2), "addressType": "IPv6"}
     six["metadata"] = {**six["metadata"], "name": "vllm-six"}
-    found = observed(known(both, six, rollout(baseline={"service": "vllm"}, candidate={"service": "stack"})))
+    mine = rollout(baseline={"service": "vllm"}, candidate={"service": "stack"})
+    found = observed(known(service("vllm"), both, six, mine))
     assert found.baseline.ready == 2 and found.baseline.there and not found.candidate.there
+
+
+def test_endpoints_without_their_service_are_nobodys() -> None:
+    mine = rollout(baseline={"service": "vllm"}, candidate={"service": "stack"})
+    found = observed(known(service("vllm"), endpoints("vllm", 1), endpoints("stack", 2), mine))
+    assert found.candidate.ready == 0 and not found.candidate.there and found.baseline.alive
+
+
+def test_of_a_service_of_somebody_else_it_is_kept_that_it_is_there_and_of_sartors_all() -> None:
+    theirs = {**service("vllm"), "spec": {"ports": [{"port": 8000}]}, "status": {"loadBalancer": {}}}
+    slim = trimmed(SERVICE, theirs)
+    assert slim["metadata"] == theirs["metadata"] and "spec" not in slim and "status" not in slim
+    ours = {**theirs, "metadata": {**theirs["metadata"], "labels": {"app.kubernetes.io/managed-by": "sartor"}}}
+    assert trimmed(SERVICE, ours) == ours
 
 
 def test_what_a_change_leads_to() -> None:
@@ -82,6 +99,9 @@ def test_what_a_change_leads_to() -> None:
     slice_ = cache.all(ENDPOINT_SLICE)[0]
     assert key in keys_for(cache, ENDPOINT_SLICE, None, slice_)
     assert keys_for(cache, ENDPOINT_SLICE, None, {**slice_, "metadata": {**slice_["metadata"], "labels": {}}}) == []
+    vllm = service("vllm")
+    assert key in keys_for(cache, SERVICE, None, vllm) and key in keys_for(cache, SERVICE, vllm, None)
+    assert keys_for(cache, SERVICE, vllm, vllm) == [] == keys_for(cache, SERVICE, None, service("unknown"))
     scaled = {"metadata": {"name": "vllm", "namespace": "team-a", "labels": {"sartor.dev/synthesis": "s"}}}
     found = keys_for(cache, DEPLOYMENT, None, scaled)
     assert key in found and (SYNTHESIS, "team-a", "s") in found
@@ -246,6 +266,9 @@ def test_a_wish_and_a_lost_arm_overtake_everything_that_waits() -> None:
     alone = {"service": "alone"}
     made.cache.put(ROLLOUT, stored(rollout("last", baseline=alone, policy={"hostnames": ["last.example.com"]}), 200))
     made.cache.put(ENDPOINT_SLICE, stored(endpoints("alone", 0, 3), 201))
+    assert asyncio.run(made.rollouts.take())[2] == "last"
+    made.rollouts.done((ROLLOUT, "team-a", "last"))
+    made.cache.put(SERVICE, stored(service("alone"), 202))
     assert asyncio.run(made.rollouts.take())[2] == "last"
 
 

@@ -20,7 +20,7 @@ from sartor_demo.board import View, totals, view
 from sartor_demo.errors import DemoError
 from sartor_demo.installing import apply, install
 from sartor_demo.node import BRAKE_FILE, NODE, ROOT, SLOW_COMMAND, Node, environments
-from sartor_demo.stage import PROMOTED, ROLLED_BACK, Ending, Stage, Users
+from sartor_demo.stage import ERROR, PROMOTED, ROLLED_BACK, Ending, Stage, Users
 from sartor_devcluster import DevCluster, DevclusterError, NotRunningError
 
 CLUSTER = "demo"
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DemoError, DevclusterError, BaselineEnvironmentError) as error:
         print(f"sartor-demo: {error}", file=sys.stderr)
         if chosen.command == "up" and chosen.json:
-            print(json.dumps({"outcome": "Error", "message": str(error), "seconds": round(time.monotonic() - begun)}))
+            print(json.dumps({"outcome": ERROR, "message": str(error), "seconds": round(time.monotonic() - begun)}))
         return PROBLEM
     except KeyboardInterrupt:
         print(
@@ -146,10 +146,13 @@ def _conclude(
     print(show.farewell(cluster, namespace, name, traffic=traffic))
     found = summary(ending, seconds=passed)
     if ending.load is not None:
-        print(f"\n{ending.outcome}: {found['message']}")
+        if not ending.problem:
+            print(f"\n{ending.outcome}: {found['message']}")
         for problem in ending.load.seen.problems:
             print(f"lost: {problem}")
         print(totals(ending.load.seen.counts, ending.load.seen.duplicated))
+    if ending.problem:
+        print(f"sartor-demo: {ending.problem}", file=sys.stderr)
     if chosen.json:
         print(json.dumps(found))
     return verdict(ending.outcome, found, rollback=chosen.rollback)
@@ -168,7 +171,7 @@ def summary(ending: Ending, *, seconds: float) -> dict[str, Any]:
         "cut": counts.get("cut", 0),
         "duplicated": seen.duplicated if seen is not None else 0,
         "outcome": ending.outcome,
-        "message": str(status.get("message", "")),
+        "message": ending.problem or str(status.get("message", "")),
         "speedup": {key: float(speedup[key]) for key in ("value", "low", "high") if key in speedup},
         "arms": {name: arm.figures() for name, arm in seen.arms.items()} if seen is not None else {},
         "seconds": round(seconds),
@@ -177,6 +180,8 @@ def summary(ending: Ending, *, seconds: float) -> dict[str, Any]:
 
 def verdict(outcome: str, found: dict[str, Any], *, rollback: bool) -> int:
     """The exit code."""
+    if outcome == ERROR:
+        return PROBLEM
     if outcome not in ("Serving", PROMOTED, ROLLED_BACK):
         return NO_WINNER
     wanted = (ROLLED_BACK,) if rollback else ("Serving", PROMOTED)

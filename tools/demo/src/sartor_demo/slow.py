@@ -1,4 +1,4 @@
-"""Runs a command, and lets it have a tenth of its time while a file is there: the fault of `sartor-demo up --rollback`.
+"""Runs a command, and lets it have a twentieth of its time while a file is there: the fault of `sartor-demo up --rollback`.
 
 `python3 slow.py FILE COMMAND…`. A process around the server, so that nothing of the server is changed: it is the very bytes
 that passed every gate. Part of the demonstration alone; it needs nothing but Python.
@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-RUNS, STANDS = 0.02, 0.18
+RUNS, STANDS = 0.02, 0.38
 """Seconds in turn."""
 LOOKS = 0.25
 """Seconds between two looks at the file."""

@@ -19,7 +19,7 @@ from sartor_demo.load import Load, outcome_of
 from sartor_demo.traffic import Plan
 from sartor_devcluster import DevCluster
 
-PROMOTED, ROLLED_BACK = "Promoted", "RolledBack"
+PROMOTED, ROLLED_BACK, ERROR = "Promoted", "RolledBack", "Error"
 _WITH_ROLLOUT = ("RollingOut", "Serving", ROLLED_BACK)
 LOOKS = 0.5
 """Seconds between two looks at the access log while nothing else happens."""
@@ -44,12 +44,14 @@ class Users:
 
 @dataclass(frozen=True)
 class Ending:
-    """How it ended. `outcome`: `Promoted`, `RolledBack`, or the phase of a synthesis that came to no rollout."""
+    """How it ended. `outcome`: `Promoted`, `RolledBack`, the phase of a synthesis that came to no rollout, or `Error` with
+    the sentence in `problem`; what users got until then is counted in any case."""
 
     outcome: str
     synthesis: Json
     rollout: Json
     load: Load | None
+    problem: str = ""
 
 
 def ended(rollout: Json) -> str | None:
@@ -95,8 +97,9 @@ class Stage:
         self._last = ""
 
     def play(self, *, since: float, seconds: float) -> Ending:
-        """Until it is over. Raises `DemoError` after `seconds`, and when the load generator fails."""
-        deadline, events = self._clock() + seconds, Events(since)
+        """Until it is over: an error after `seconds`, too, and when the load generator fails. Raises `DemoError` when that
+        one does not end."""
+        deadline, events, problem = self._clock() + seconds, Events(since), ""
         with News(self._cluster, self.namespace, self.name) as news:
             try:
                 while (outcome := self._over()) is None:
@@ -110,6 +113,8 @@ class Stage:
                             f"{self.name} was not done after {seconds / 60:.0f} minutes (last: {self._last}); look at it "
                             f"with kubectl -n {self.namespace} describe ssyn,sroll"
                         )
+            except DemoError as error:
+                outcome, problem = ERROR, str(error)
             finally:
                 if self._brake is not None:
                     self._brake.unlink(missing_ok=True)
@@ -120,7 +125,7 @@ class Stage:
                     self._take(found, news, events)
                 self._load.settle()
                 self._view.look(self._board)
-        return Ending(outcome, self._synthesis, self._board.rollout, self._load)
+        return Ending(outcome, self._synthesis, self._board.rollout, self._load, problem)
 
     def _over(self) -> str | None:
         outcome = ended(self._board.rollout)
@@ -170,7 +175,7 @@ class Stage:
         share = int(((found.get("status") or {}).get("candidate") or {}).get("weight", 0))
         if self._brake is not None and share >= SLOW_AT and ended(found) is None and not self._brake.exists():
             self._brake.touch()
-            self._view.say(f"  PLANTED: at {share} % the new stack gets a tenth of its time from now on")
+            self._view.say(f"  PLANTED: at {share} % the new stack gets a twentieth of its time from now on")
 
     def _begin(self, rollout: Json, news: News) -> None:
         with suppress(PermissionError):  # as an ordinary user: then it stays behind
