@@ -157,6 +157,7 @@ def played(
     monkeypatch.setattr(stage_module, "News", News)
     monkeypatch.setattr(stage_module, "Load", load)
     monkeypatch.setattr(stage_module.show, "model", lambda *_: "m")
+    monkeypatch.setattr(stage_module.show, "edits", lambda *_: [("def 0:", " x")])
     cluster: Any = FakeCluster()
     made = Stage(cluster, synthesis("Pending"), View(), Users(), brake=brake, clock=script.clock)
     return made.play(since=0.0, seconds=seconds), script

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -54,6 +54,21 @@ def test_streams_and_short_requests_are_mixed() -> None:
     assert {one.tokens for one in many if not one.stream} == set(range(SHORT_TOKENS[0], SHORT_TOKENS[1] + 1))
     asked = next(body(PLAN, one) for one in many if one.outside)
     assert asked["truncate_prompt_tokens"] and "truncate_prompt_tokens" not in body(PLAN, many[0])
+
+
+def test_streams_are_edits_with_a_prediction_and_short_requests_are_not() -> None:
+    edits = (("def 0:", " a b"), ("return 1:", " c d"))
+    plan = Plan(**json.loads(json.dumps(asdict(replace(PLAN, edits=edits)))))  # as the generator's process gets it
+    many = list(itertools.islice(schedule(plan), 200))
+    for one in many:
+        asked = body(plan, one)
+        if not one.stream:
+            assert "prediction" not in asked and asked["prompt"] == one.prompt
+            continue
+        (following,) = (text for end, text in edits if asked["prompt"].endswith(f" {end}"))
+        assert asked["prediction"] == {"type": "content", "content": following}
+    assert len({one.prompt for one in many if one.stream}) > 90, "the beginning of a prompt is another one each time"
+    assert {one.prediction for one in many if one.stream} == {" a b", " c d"}
 
 
 async def whole(request: web.Request) -> web.StreamResponse:

@@ -50,6 +50,19 @@ while True:
         time.sleep(0.1)
 """
 
+_EDITS = """
+import json, sys, urllib.request
+url, host, model, ends, tokens = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]), int(sys.argv[5])
+texts = []
+for end in ends:
+    body = {"model": model, "prompt": end, "max_tokens": tokens, "temperature": 0}
+    headers = {"Host": host, "Content-Type": "application/json"}
+    request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        texts.append(json.load(answer)["choices"][0]["text"])
+print(json.dumps({"texts": texts}))
+"""
+
 
 def objects(cluster: DevCluster, namespace: str, say: Callable[[str], None], *, traffic: bool = False) -> None:
     """The tables that an SRE would look at; with `traffic` rollouts and routes, too."""
@@ -93,6 +106,14 @@ def ask(cluster: DevCluster, url: str) -> Json:
 def model(cluster: DevCluster, url: str, host: str) -> str:
     """The name of the model that answers at the Gateway. Raises `DemoError` when none does within `ROUTED_SECONDS`."""
     return str(_inside(cluster, _MODEL, url, host, str(ROUTED_SECONDS))["model"])
+
+
+def edits(
+    cluster: DevCluster, url: str, host: str, name: str, ends: Sequence[str], tokens: int
+) -> list[tuple[str, str]]:
+    """What the model writes after each of these ends of prompts, asked at the Gateway: the predictions of users that edit."""
+    said = _inside(cluster, _EDITS, url, host, name, json.dumps(list(ends)), str(tokens))
+    return [(end, str(text)) for end, text in zip(ends, said["texts"], strict=True)]
 
 
 def _inside(cluster: DevCluster, program: str, url: str, *more: str) -> Json:

@@ -16,7 +16,7 @@ from sartor_demo.board import Board, View
 from sartor_demo.errors import DemoError
 from sartor_demo.follow import Events, Json, News, over, phase_of, stuck
 from sartor_demo.load import Load, outcome_of
-from sartor_demo.traffic import Plan
+from sartor_demo.traffic import STREAM_TOKENS, WORDS, Plan
 from sartor_devcluster import DevCluster
 
 PROMOTED, ROLLED_BACK, ERROR = "Promoted", "RolledBack", "Error"
@@ -27,6 +27,8 @@ STAYS = 10.0
 """How long users stay after the rollout has ended (seconds)."""
 STUCK_SECONDS = 20.0
 """How long a synthesis says that somebody must act before that is believed."""
+EDITED = tuple(f"{word} {number}:" for number, word in enumerate(WORDS[:6]))
+"""How the prompts of users that edit end."""
 SLOW_AT = 50
 """Per cent of the traffic from which the planted stack is slow."""
 
@@ -189,6 +191,7 @@ class Stage:
         plan = Plan(
             url, self._host, model, self._users.rate, 3600.0, self._users.seed,
             "fixed" if self._users.arrivals == "fixed" else "poisson", self._users.streams, self._users.outside,
+            edits=show.edits(self._cluster, url, self._host, model, EDITED, STREAM_TOKENS[1]),
         )  # fmt: skip
         arms = {str(rollout["spec"][arm]["service"]): arm for arm in ("baseline", "candidate")}
         self._load = Load(self._cluster, plan, arms, news.put)

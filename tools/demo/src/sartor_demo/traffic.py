@@ -1,5 +1,7 @@
 """Users, as the demonstration needs them: streams and short requests through the Gateway, in open loop.
 
+Streams are edits with a prediction of what is written, the work that the stack was made for; short requests are not.
+
 `python -m sartor_demo.traffic PLAN` (JSON, the fields of `Plan`). A line of JSON for each request that has ended, and a last
 one that counts; it ends by itself after `seconds`, or when its standard input closes, or on SIGTERM: then nothing more is
 sent, and what is under way is waited for.
@@ -16,7 +18,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ import aiohttp
 
 Result = Literal["answered", "failed", "cut"]
 WORDS = ("def", "return", "self", "value", "index", "store", "total", "name", "path", "item", "count", "open", "close")
-PROMPT_WORDS = 24
+PROMPT_WORDS = 8
 SHORT_TOKENS, STREAM_TOKENS = (6, 14), (16, 32)
 """Fewest and most tokens that a short request and a stream ask for."""
 OUTSIDE = {"truncate_prompt_tokens": 64}
@@ -36,7 +38,8 @@ DONE = b"data: [DONE]"
 class Plan:
     """What is sent. `rate`: requests a second on average; `seconds` bounds all, `timeout` (seconds) one request. `arrivals`:
     independent of each other, or evenly apart. `streams`, `outside`: shares of requests that are streamed, and that ask for
-    what a stack leaves to the baseline. The same `seed` gives the same requests at the same moments."""
+    what a stack leaves to the baseline. `edits`: ends of prompts and what follows them; a stream ends with one of them and
+    has what follows as its `prediction` (predicted outputs). The same `seed` gives the same requests at the same moments."""
 
     url: str
     host: str
@@ -48,6 +51,7 @@ class Plan:
     streams: float = 0.5
     outside: float = 0.0
     timeout: float = 120.0
+    edits: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Planned:
     prompt: str
     tokens: int
     outside: bool = False
+    prediction: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +95,25 @@ def schedule(plan: Plan) -> Iterator[Planned]:
         at = at + rng.expovariate(plan.rate) if plan.arrivals == "poisson" else (number + 1) / plan.rate
         stream = rng.random() < plan.streams
         tokens = rng.randint(*(STREAM_TOKENS if stream else SHORT_TOKENS))
-        prompt = " ".join(rng.choices(WORDS, k=PROMPT_WORDS))
-        yield Planned(number, at, stream, prompt, tokens, rng.random() < plan.outside)
+        prompt, prediction = " ".join(rng.choices(WORDS, k=PROMPT_WORDS)), None
+        outside = rng.random() < plan.outside
+        if stream and plan.edits:
+            end, prediction = rng.choice(plan.edits)
+            prompt = f"{prompt} {end}"
+        yield Planned(number, at, stream, prompt, tokens, outside, prediction)
         number += 1
 
 
 def body(plan: Plan, one: Planned) -> dict[str, Any]:
+    """An engine without predicted outputs passes a `prediction` over, as vLLM does."""
+    predicted = {} if one.prediction is None else {"prediction": {"type": "content", "content": one.prediction}}
     return {
         "model": plan.model,
         "prompt": one.prompt,
         "max_tokens": one.tokens,
         "temperature": 0,
         "stream": one.stream,
+        **predicted,
         **(OUTSIDE if one.outside else {}),
     }
 
