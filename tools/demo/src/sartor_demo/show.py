@@ -111,7 +111,7 @@ def model(cluster: DevCluster, url: str, host: str) -> str:
 def edits(
     cluster: DevCluster, url: str, host: str, name: str, ends: Sequence[str], tokens: int
 ) -> list[tuple[str, str]]:
-    """What the model writes after each of these ends of prompts, asked at the Gateway: the predictions of users that edit."""
+    """What the model writes after each of these ends of prompts, asked at the Gateway: what users that edit predict."""
     said = _inside(cluster, _EDITS, url, host, name, json.dumps(list(ends)), str(tokens))
     return [(end, str(text)) for end, text in zip(ends, said["texts"], strict=True)]
 
