@@ -260,18 +260,17 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=5, help="of each regression and onset (two to five minutes)")
     parser.add_argument("--onsets", nargs="+", type=float, default=[0.0, 150.0], metavar="SECONDS")
     given = parser.parse_args()
-    bench = Bench("rollout_live")
     with tempfile.TemporaryDirectory() as folder, gateway_cluster(Path(folder)) as running:
         cluster, work = prepared(running), Path(folder)
-        parts: dict[str, Callable[[], None]] = {
-            "lost": lambda: lost(cluster, work, bench),
-            "gone": lambda: gone(cluster, work, bench, given.gone),
-            "abort": lambda: abort(cluster, work, bench, given.aborts),
-            "regression": lambda: regression(cluster, work, bench, given.onsets, given.replicates),
-            "hop": lambda: hop(cluster, work, bench),
+        parts: dict[str, Callable[[Bench], None]] = {
+            "lost": lambda bench: lost(cluster, work, bench),
+            "gone": lambda bench: gone(cluster, work, bench, given.gone),
+            "abort": lambda bench: abort(cluster, work, bench, given.aborts),
+            "regression": lambda bench: regression(cluster, work, bench, given.onsets, given.replicates),
+            "hop": lambda bench: hop(cluster, work, bench),
         }
         for part in given.only:
-            parts[part]()
+            parts[part](Bench("rollout_live", part))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs a command, and lets it have a twentieth of its time while a file is there: the fault of `sartor-demo up --rollback`.
+"""Runs a command, and lets it have a third of its time while a file is there: the fault of `sartor-demo up --rollback`.
 
 `python3 slow.py FILE COMMAND…`. A process around the server, so that nothing of the server is changed: it is the very bytes
 that passed every gate. Part of the demonstration alone; it needs nothing but Python.
@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-RUNS, STANDS = 0.02, 0.38
-"""Seconds in turn."""
+RUNS, STANDS = 0.75, 1.5
+"""Seconds in turn: long ones, so that it is late with what it is asked and still gets through with it."""
 LOOKS = 0.25
 """Seconds between two looks at the file."""
 

@@ -177,7 +177,7 @@ class Stage:
         share = int(((found.get("status") or {}).get("candidate") or {}).get("weight", 0))
         if self._brake is not None and share >= SLOW_AT and ended(found) is None and not self._brake.exists():
             self._brake.touch()
-            self._view.say(f"  PLANTED: at {share} % the new stack gets a twentieth of its time from now on")
+            self._view.say(f"  PLANTED: at {share} % the new stack gets a third of its time from now on")
 
     def _begin(self, rollout: Json, news: News) -> None:
         with suppress(PermissionError):  # as an ordinary user: then it stays behind
