@@ -15,12 +15,8 @@ from pathlib import Path
 
 from benchmarks.support.arms import Workbench, ratio_row, vllm_settings
 from benchmarks.support.record import Bench, Row, median_row
-from sartor_agents.measurement.messages import (
-    CodeEditParameters,
-    CodeEditScenario,
-    EvaluateResponse,
-    MeasurementPolicy,
-)
+from sartor_agents.measurement.messages import CodeEditParameters, CodeEditScenario, EvaluateResponse
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_api.search.records import Speedup
 
 TARGETS: dict[str, dict[str, float]] = {

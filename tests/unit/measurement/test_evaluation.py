@@ -19,9 +19,9 @@ from sartor_agents.measurement.messages import (
     EvaluateRequest,
     EvaluateResponse,
     FailureClass,
-    MeasurementPolicy,
     Reason,
 )
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.samples import GenerationRequest, Sample, read_samples
 from sartor_agents.measurement.seeds import commitment
 from sartor_agents.measurement.tokens import TokenCounter

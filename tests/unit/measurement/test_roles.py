@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from fake_servers import Behaviour, serving
 
-from sartor_agents.measurement.messages import EvaluateResponse, JudgeResponse, MeasurementPolicy, Reason
+from sartor_agents.measurement.messages import EvaluateResponse, JudgeResponse, Reason
+from sartor_agents.measurement.policy import MeasurementPolicy
 
 PARAMETERS = {"file_tokens": 24, "match_rates": [90], "without_prediction": False}
 SCENARIO = {"name": "code-edit", "parameters": PARAMETERS}

@@ -13,8 +13,9 @@ from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.contention import Contention, CpuTimes
 from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
 from sartor_agents.measurement.handover import HandoverWatch, finished_requests
-from sartor_agents.measurement.messages import Endpoint, MeasurementPolicy, Reason
+from sartor_agents.measurement.messages import Endpoint, Reason
 from sartor_agents.measurement.pairs import judge_pair, run_pair
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.samples import ErrorClass, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_agents.measurement.windows import StageRun, WindowRun, WindowRunner

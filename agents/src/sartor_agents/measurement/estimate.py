@@ -6,7 +6,7 @@ baseline's rate, which the tuning of the baseline measures first.
 
 from sartor_agents.scenarios.base import Scenario, Stage
 
-from .messages import MeasurementPolicy
+from .policy import MeasurementPolicy
 
 _PREFILL_FACTOR = 8.0  # prompt tokens are read about so many times as fast as answers are written
 _SETTLING = 1.3  # repeated warm-ups, disturbed pairs, switching

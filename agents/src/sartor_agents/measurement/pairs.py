@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .client import LoadClient, healthy
-from .messages import FailureClass, MeasurementPolicy, Reason
+from .messages import FailureClass, Reason
+from .policy import MeasurementPolicy
 from .samples import ErrorClass, Sample
 from .windows import WindowRun, WindowRunner
 

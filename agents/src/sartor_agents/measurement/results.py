@@ -8,8 +8,9 @@ from pydantic import JsonValue
 from sartor_agents.scenarios.base import Stage
 from sartor_api.search.records import ConditionResult, Speedup
 
-from .messages import GuardrailRatio, MeasurementPolicy
+from .messages import GuardrailRatio
 from .pairs import Pair
+from .policy import MeasurementPolicy
 from .samples import Sample
 from .scoring import Latencies, latencies, summarise
 from .seeds import derive

@@ -18,7 +18,7 @@ from sartor_agents.scenarios.base import Oracle, Scenario, Stage
 
 from . import contention
 from .client import LoadClient, Sent
-from .messages import MeasurementPolicy
+from .policy import MeasurementPolicy
 from .samples import GenerationRequest, Purpose, Sample
 from .scoring import request_rate, throughput
 from .seeds import derive

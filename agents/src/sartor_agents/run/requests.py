@@ -4,7 +4,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from sartor_agents.measurement.messages import MeasurementPolicy, ScenarioSpec
+from sartor_agents.measurement.messages import ScenarioSpec
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.run.errors import BadRequestError
 from sartor_api.search.records import RunSpec
 
