@@ -82,7 +82,7 @@ class Writer:
         )
         self.shows_tokens = not self._plain  # whether a chunk without text is worth sending
         mark = "\x00"
-        template = self._frame([self._chunk_choice(0, mark, None, None, None)])
+        template = self._frame([self._chunk_choice(0, mark, None, Choice())])
         head, tail = json.dumps(template, ensure_ascii=False).split(json.dumps(mark))
         self._head, self._tail = f"data: {head}", f"{tail}\n\n"
 
@@ -94,10 +94,10 @@ class Writer:
             return []
         chunks: list[bytes] = []
         for index in range(len(self._offsets)):
-            frame = self._frame([self._chunk_choice(index, "", None, None, None)])
-            frame["choices"][0]["delta"]["role"] = "assistant"
-            if self._generation.return_token_ids:
-                frame["prompt_token_ids"] = self._prompt(index)
+            delta = {"role": "assistant", "content": ""}
+            frame = self._frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+            frame["prompt_token_ids"] = self._prompt(index) if self._generation.return_token_ids else None
+            frame["prompt_text"] = None
             chunks.append(self._event(frame, usage if self._generation.continuous_usage else None))
         return chunks
 
@@ -106,12 +106,7 @@ class Writer:
         text = self._take_echo(index) + "".join(choice.text)
         if self._plain and index == 0 and choice.finish is None:
             return f"{self._head}{json.dumps(text)}{self._tail}".encode()
-        logprobs = self._logprobs(index, choice)
-        entry = self._chunk_choice(index, text, logprobs, choice.finish, choice.stop_reason)
-        if self._generation.return_token_ids:
-            entry["token_ids"] = choice.tokens
-            if not self._chat:
-                entry["prompt_token_ids"] = None if self._begun[index] else self._prompt(index)
+        entry = self._chunk_choice(index, text, self._logprobs(index, choice), choice)
         self._begun[index] = True
         return self._event(self._frame([entry]), usage if self._generation.continuous_usage else None)
 
@@ -127,10 +122,10 @@ class Writer:
         frame = self._frame([self._whole_choice(index, choice) for index, choice in enumerate(choices)])
         frame["object"] = "chat.completion" if self._chat else "text_completion"
         frame |= {"service_tier": None, "system_fingerprint": None, "usage": usage.to_json()}
-        frame |= {"prompt_logprobs": None} if self._chat else {}
         if self._chat:
-            frame["prompt_token_ids"] = self._prompt(0) if self._generation.return_token_ids else None
-        frame["kv_transfer_params"] = None
+            tokens = self._prompt(0) if self._generation.return_token_ids else None
+            frame |= {"prompt_logprobs": None, "prompt_token_ids": tokens, "prompt_text": None}
+        frame |= {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
         return json.dumps(frame).encode()
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
@@ -144,7 +139,6 @@ class Writer:
                 "annotations": None,
                 "audio": None,
                 "function_call": None,
-                "tool_calls": [],
                 "reasoning": None,
             }
         else:
@@ -157,7 +151,7 @@ class Writer:
         if not self._chat:
             entry["prompt_logprobs"] = None
             entry["prompt_token_ids"] = self._prompt(index) if wanted else None
-        return entry
+        return entry | {"routed_experts": None}
 
     # Parts.
 
@@ -170,21 +164,17 @@ class Writer:
             "choices": choices,
         }
 
-    def _chunk_choice(
-        self,
-        index: int,
-        text: str,
-        logprobs: dict[str, Any] | None,
-        finish: str | None,
-        stop_reason: str | int | None,
-    ) -> dict[str, Any]:
+    def _chunk_choice(self, index: int, text: str, logprobs: dict[str, Any] | None, choice: Choice) -> dict[str, Any]:
         entry: dict[str, Any] = {"index": index}
-        if self._chat:
-            entry["delta"] = {"content": text}
-        else:
-            entry["text"] = text
-        entry |= {"logprobs": logprobs, "finish_reason": finish, "stop_reason": stop_reason}
-        return entry
+        entry |= {"delta": {"content": text}} if self._chat else {"text": text}
+        entry |= {"logprobs": logprobs, "finish_reason": choice.finish}
+        wanted = self._generation.return_token_ids
+        if not self._chat:
+            entry["stop_reason"] = choice.stop_reason
+            entry["prompt_token_ids"] = self._prompt(index) if wanted and not self._begun[index] else None
+        elif choice.finish is not None:
+            entry["stop_reason"] = choice.stop_reason
+        return entry | {"token_ids": choice.tokens if wanted else None}
 
     def _event(self, frame: dict[str, Any], usage: Usage | None) -> bytes:
         if usage is not None:
