@@ -243,9 +243,9 @@ def _sampling(endpoint: Endpoint, fields: Fields, max_tokens: int, random_seed: 
 def _logprobs(endpoint: Endpoint, fields: Fields) -> int | None:
     name = "logprobs" if endpoint == "completions" else "top_logprobs"
     value = fields.raw(name)
-    if isinstance(value, str):  # the one kind of number that vLLM does not read from a string
+    if value is not None and not isinstance(value, int | float):  # the one number that vLLM does not read from a string
         raise BadRequestError(f"`{name}` must be an integer.", name)
-    count = fields.integer(name, 0)
+    count = int(value) if isinstance(value, bool) else fields.integer(name, 0)
     if count < -1:
         raise BadRequestError(f"`{name}` must be a positive value or -1.", name)
     wanted = value is not None if endpoint == "completions" else fields.boolean("logprobs")

@@ -89,6 +89,7 @@ COMPLETIONS: list[dict[str, Any]] = [
     {"logprobs": 5},
     {"logprobs": 20},
     {"logprobs": 2.0},
+    {"logprobs": True},
     {"logprobs": 2, "logit_bias": {"300": 100}},  # chosen against the model's wish
     {"logprobs": 2, "logit_bias": {str(7 + 0xE6): 100}},  # the first byte of three, again and again
     {"logprobs": 2, "logit_bias": {str(EOS): 100}},
@@ -209,8 +210,9 @@ def test_what_vllm_refuses_is_refused(pair: Pair, path: str, body: dict[str, Any
     theirs, ours = pair.ask(path, body)
     assert (theirs.status_code, ours.status_code) == (400, 400), (theirs.text, ours.text)
     assert list(ours.json()["error"]) == list(theirs.json()["error"])
-    if "validation error" not in theirs.text:  # pydantic's own words are not repeated
-        assert theirs.json()["error"]["message"].startswith(ours.json()["error"]["message"])
+    said = theirs.json()["error"]["message"]
+    if "validation error" not in said or "Value error" in said:  # pydantic's own words are not repeated
+        assert ours.json()["error"]["message"] in said
 
 
 ORACLE = """
