@@ -135,6 +135,8 @@ def alike(theirs: Any, ours: Any, where: str = "") -> None:
             alike(a, b, f"{where}[{place}]")
     elif isinstance(theirs, float):
         assert isinstance(ours, float) and abs(ours - theirs) < TOLERANCE, where
+    elif theirs == "" and isinstance(ours, str) and set(ours) == {"\ufffd"}:
+        pass  # bytes that never become a character: vLLM's text leaves them out, a stack's shows that they were there
     else:
         assert (type(ours), ours) == (type(theirs), theirs), where
 
@@ -154,7 +156,8 @@ def test_a_whole_answer(pair: Pair, path: str, body: dict[str, Any]) -> None:
 
 
 def joined(answer: httpx.Response) -> list[list[Any]]:
-    """For each choice: the frame of its chunks (the keys at every level), and what they hold together.
+    """For each choice: the frame of its chunks (the keys at every level), and what they hold together. Not the
+    `system_fingerprint` of vLLM's last chunk: a stack has none, and says null in whole answers.
 
     Several steps may share a chunk when a client is slow to read, so lists and texts are put behind each other.
     """
@@ -167,7 +170,14 @@ def joined(answer: httpx.Response) -> list[list[Any]]:
         frame, held = choices.setdefault(choice["index"], [[], {}])
         delta = list(choice["delta"]) if "delta" in choice else []
         names = list(choice["logprobs"]) if choice["logprobs"] is not None else []
-        form = [sorted(event), sorted(choice), delta, names, event["object"], event["model"]]
+        form = [
+            sorted(event.keys() - {"system_fingerprint"}),
+            sorted(choice),
+            delta,
+            names,
+            event["object"],
+            event["model"],
+        ]
         if form not in frame:
             frame.append(form)
         for name, values in (choice["logprobs"] or {}).items():
