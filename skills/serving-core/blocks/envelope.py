@@ -23,6 +23,7 @@ _FEATURES = (
     "vllm_xargs",
     "suffix",
     "thinking_token_budget",
+    "logprob_token_ids",
 )
 _CHAT_FEATURES = ("functions", "documents", "chat_template", "mm_processor_kwargs", "audio")
 
