@@ -38,7 +38,7 @@ class _Paired:
     handovers: int | None = None
 
     def __post_init__(self) -> None:
-        self.table = PairTable(self.session.scenario.stages)
+        self.table = PairTable(self.session.runner.stages)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -70,11 +70,13 @@ class _Paired:
                 conditions=self.table.results(policy, alpha),
                 samples=session.request.samples_label or session.samples_path.name,
                 seed=SeedCommitment.of(session.request.seed),
-                fingerprint={**fingerprint(), "contention": self.table.contention()},
+                fingerprint={**fingerprint(session.surroundings.accelerators), **self.table.surroundings()},
                 message=message,
                 handed_over=self.handovers or 0,
+                peaks=session.peaks,
                 confirmation=session.request.confirmation,
             ),
+            peaks=session.peaks,
             objective=self.table.objective(),
             metric=session.scenario.metric,
             guardrails=self.table.guardrails(policy.confidence, session.request.seed),
@@ -141,7 +143,7 @@ class _Paired:
             assert pair.void is not None
             raise MeasurementFailure(
                 pair.void,
-                FailureClass.MEASUREMENT,
+                pair.blamed,
                 f"{len(self.void)} pairs were disturbed, {self.policy.invalid_pairs_max} may be repeated; "
                 f"the last one: {pair.why}",
             )
