@@ -6,7 +6,7 @@ repeated on fresh prompts; which arm the disturbance would have favoured plays n
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .client import LoadClient, healthy
@@ -60,13 +60,18 @@ async def run_pair(
     *,
     policy: MeasurementPolicy,
     warmup: int,
+    keep: Callable[[WindowRun], None] = lambda _: None,
 ) -> Pair:
-    """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule."""
+    """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule.
+
+    `keep` is given each window before anything is made of it.
+    """
     order = (candidate, baseline) if index % 2 == 0 else (baseline, candidate)
     runs: dict[int, WindowRun] = {}
     for client in order:
         run = await runner.run(client, index, warmup=warmup)
         runs[id(client)] = run
+        keep(run)
         await require_alive(client, run, candidate=client is candidate)
     mine, theirs = runs[id(candidate)], runs[id(baseline)]
     # What a disturbance did must not be held against the candidate.

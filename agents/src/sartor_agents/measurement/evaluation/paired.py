@@ -101,11 +101,11 @@ class _Paired:
             if index and session.left() < longest:
                 break
             before = session.clock()
-            pair = await run_pair(session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup)
+            pair = await run_pair(
+                session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup, keep=session.keep
+            )
             longest = max(longest, session.clock() - before)
             index += 1
-            session.keep(pair.candidate)
-            session.keep(pair.baseline)
             await self._watch_handover(pair)
             if pair.void is not None:
                 self._void(pair)

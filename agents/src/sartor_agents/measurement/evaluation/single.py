@@ -18,8 +18,8 @@ async def single(session: Session) -> EvaluateResponse:
         if runs and session.left() < longest:
             break
         run = await session.runner.run(session.candidate, index, warmup=policy.warmup_requests)
-        await require_alive(session.candidate, run, candidate=False)
         session.keep(run)
+        await require_alive(session.candidate, run, candidate=False)
         longest = max(longest, run.seconds)
         check_candidate(run)
         if any(not sample.ok for sample in run.samples):
