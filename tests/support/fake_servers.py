@@ -48,6 +48,12 @@ class Behaviour:
     hand_over_to: str | None = None  # URL
     dies_after: int | None = None  # generations, after which it refuses everything
     counter: bool = True  # /metrics with vLLM's counter
+    ready_after: float = 0.0  # /health is 503 until then
+    reject_every: int | None = None  # each so many-th generation gets 429 at once
+    extra_events: tuple[bytes, ...] = ()  # sent before [DONE]
+    raw_at: tuple[int, bytes] | None = None  # (chunk, bytes that are sent as the data of its event)
+    buffered: bool = False  # computes first, then sends all chunks at once
+    batch: int | None = None  # so many generations run at once, others wait
 
 
 @dataclass
@@ -64,7 +70,11 @@ class FakeServer:
     most_running: int = 0
     disconnected: bool = False
     dead: bool = False
+    ready_at: float = 0.0
     tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+
+    def __post_init__(self) -> None:
+        self._turns = asyncio.Semaphore(self.behaviour.batch or 1_000_000)
 
     # --- HTTP ---------------------------------------------------------------------------------------------------
 
@@ -86,6 +96,8 @@ class FakeServer:
 
     async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         match method, path:
+            case "GET", "/health" if asyncio.get_running_loop().time() < self.ready_at:
+                return await _write(writer, 503, b"{}")
             case "GET", "/health":
                 return await _write(writer, 200, b"{}")
             case "GET", "/v1/models":
@@ -117,12 +129,15 @@ class FakeServer:
         self.requests.append(body)
         if behaviour.status != 200:
             return await _write(writer, behaviour.status, b'{"error":{"message":"no"}}')
+        if behaviour.reject_every is not None and len(self.requests) % behaviour.reject_every == 0:
+            return await _write(writer, 429, b'{"error":{"message":"too many requests"}}')
         if behaviour.hand_over_to is not None:
             return await _proxy(behaviour.hand_over_to, path, raw, writer)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            return await self._stream(path, body, writer)
+            async with self._turns:
+                return await self._stream(path, body, writer)
         except ConnectionError:
             self.disconnected = True
             raise
@@ -173,6 +188,9 @@ class FakeServer:
             return await _write(writer, 200, json.dumps(content).encode())
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         size = behaviour.tokens_per_chunk
+        if behaviour.buffered:
+            await asyncio.sleep(seconds * len(answer))
+            seconds = 0.0
         for index, start in enumerate(range(0, len(answer), size)):
             part = answer[start : start + size]
             if seconds:
@@ -186,6 +204,8 @@ class FakeServer:
             event = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
             if behaviour.bad_json_at == index:
                 event = event[:-5]
+            if behaviour.raw_at is not None and behaviour.raw_at[0] == index:
+                event = behaviour.raw_at[1]
             await self._event(writer, event)
             # What a real server does; a reader that went away shows only when we yield.
             if writer.is_closing():
@@ -194,6 +214,8 @@ class FakeServer:
         await self._event(writer, json.dumps({"choices": [{"text": "", "finish_reason": "length"}]}).encode())
         if behaviour.usage and body.get("stream_options", {}).get("include_usage"):
             await self._event(writer, json.dumps({"choices": [], "usage": usage}).encode())
+        for extra in behaviour.extra_events:
+            await self._event(writer, extra)
         if behaviour.done:
             await self._event(writer, b"[DONE]")
         writer.write(b"0\r\n\r\n")
@@ -273,6 +295,7 @@ async def serving(model_dir: Path, behaviour: Behaviour | None = None) -> AsyncI
     async with await asyncio.start_server(server.connection, "127.0.0.1", 0, limit=1 << 22) as listener:
         port = listener.sockets[0].getsockname()[1]
         server.url = f"http://127.0.0.1:{port}"
+        server.ready_at = asyncio.get_running_loop().time() + server.behaviour.ready_after
         yield server
         listener.close()
         for task in tuple(server.tasks):

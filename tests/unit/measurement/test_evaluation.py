@@ -22,7 +22,8 @@ from sartor_agents.measurement.messages import (
     Reason,
 )
 from sartor_agents.measurement.policy import MeasurementPolicy
-from sartor_agents.measurement.samples import GenerationRequest, Sample, read_samples
+from sartor_agents.measurement.sample_file import read_samples
+from sartor_agents.measurement.samples import GenerationRequest, Sample
 from sartor_agents.measurement.seeds import commitment
 from sartor_agents.measurement.tokens import TokenCounter
 
@@ -36,7 +37,8 @@ def policy(**changes: Any) -> MeasurementPolicy:
         "replicates_min": 3, "replicates_max": 4, "window_seconds": 0.6, "requests_per_condition": 1,
         "warmup_requests": 1, "warmup_requests_max": 3, "maximum_contention": 1.0,
         "maximum_contention_difference": 1.0, "invalid_pairs_max": 20, "verify_outputs": 2, "precision": 0.3,
-        "request_timeout": 20.0, "stall_timeout": 10.0, "wall_clock": 200.0,
+        "request_timeout": 20.0, "startup_seconds": 0.1, "maximum_generator_share": 100.0,
+        "maximum_generator_lag": 100.0, "stall_timeout": 10.0, "wall_clock": 200.0,
     }  # fmt: skip
     return MeasurementPolicy(**{**values, **changes})
 
@@ -84,7 +86,7 @@ def test_a_faster_candidate_is_found_faster(chain_model: Path, tmp_path: Path) -
     assert measurement.seed is not None and measurement.seed.digest == commitment(SEED)
     assert response.agreement == 1.0 and response.verified_outputs == 2 and response.handovers == 0
     assert response.guardrails["none"]["endToEndLatencyP50"].value < 1
-    samples = list(read_samples(tmp_path / "samples.jsonl.gz"))
+    samples = list(read_samples(tmp_path / "samples.parquet"))
     assert {s.arm for s in samples} == {"candidate", "baseline"}
     assert {s.purpose for s in samples} == {"warmup", "scored"}
     scored = {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.measurement import seeds
-from sartor_agents.measurement.samples import ErrorClass, Sample, read_samples, write_samples
-from sartor_agents.measurement.scoring import goodput, request_rate, summarise, throughput
+from sartor_agents.measurement.samples import ErrorClass, Sample
+from sartor_agents.measurement.scoring import request_rate, summarise, throughput
 from sartor_agents.measurement.tokens import TokenCounter, TokenizerMissingError
 from sartor_api.search.records import SeedCommitment
 
@@ -81,13 +81,3 @@ def test_summaries_hold_finite_numbers_and_count_failures() -> None:
     assert (summary.requests, summary.failed, summary.output_tokens) == (2, 1, 10)
     assert summary.end_to_end_p50 == 3.0 and summary.end_to_end_p99 is None
     assert len(summary.quantiles["ttft"]) == 41
-    assert goodput([sample(), sample(error=ErrorClass.RESET)], 2.0, ttft=1.5, inter_token=0.3) == 0.5
-    assert goodput([sample()], 2.0, ttft=0.5) == 0.0
-
-
-def test_samples_survive_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "s.jsonl.gz"
-    rows = [sample(text="ü\n"), sample(error=ErrorClass.COUNT, detail="x")]
-    write_samples(path, rows[:1])
-    write_samples(path, rows[1:])
-    assert list(read_samples(path)) == rows

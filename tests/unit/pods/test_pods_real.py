@@ -12,7 +12,7 @@ import pytest
 from pods_world import PodWorld, pod_world
 from run_fakes import HARDWARE
 
-from sartor_agents.measurement.samples import read_samples
+from sartor_agents.measurement.sample_file import read_samples
 from sartor_agents.pods import __main__ as pods
 from sartor_agents.run.role import role_command
 from sartor_api.search.records import Implementation, Measurement, Plan, StepKind
@@ -94,6 +94,6 @@ def test_the_playbook_plans_writes_and_is_measured(world: PodWorld, chain_model:
     report = world.report(begin)
     assert isinstance(report.result, Measurement) and report.result.speedup is not None, report.result
     assert report.result.speedup.value > 1.5
-    kept = world.root / "samples.jsonl.gz"
-    kept.write_bytes(world.stored(report.commit, f"steps/{begin.id.replace('/', '-')}/samples.jsonl.gz", sealed=True))
+    kept = world.root / "samples.parquet"
+    kept.write_bytes(world.stored(report.commit, f"steps/{begin.id.replace('/', '-')}/samples.parquet", sealed=True))
     assert len(list(read_samples(kept))) > 2

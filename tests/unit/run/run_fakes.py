@@ -193,7 +193,7 @@ elif role == "evaluator":
         arm = {"metric": 1.0, "requests": 4, "quantiles": {"ttft": [0.01, 0.02, 0.05]}}
         answer({"measurement": {"metric": "tok/s", "speedup": ratio, "conditions": [
             {"name": "c=1 <script>", "ratio": ratio, "candidate": arm, "baseline": arm}]},
-            "reason": "Measured", "message": "fine", "samples": str(Path(request["output_dir"]) / "samples.jsonl.gz")})
+            "reason": "Measured", "message": "fine", "samples": str(Path(request["output_dir"]) / "samples.parquet")})
 """
 
 

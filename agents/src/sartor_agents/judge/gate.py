@@ -8,7 +8,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from sartor_agents.measurement.messages import (
     Reason,
 )
 from sartor_agents.measurement.progress import Progress, silent
-from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Purpose, Sample, write_samples
+from sartor_agents.measurement.sample_file import SamplesNotWrittenError, write_samples
+from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Purpose, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_agents.scenarios import Scenario, ScenarioError, Stage, open_scenario
 from sartor_api.search.records import Judgement, Verdict
@@ -72,6 +73,8 @@ async def judge(request: JudgeRequest, *, open_reference: OpenReference, progres
         response = _cannot(Reason.BAD_REQUEST, FailureClass.INFRASTRUCTURE, str(error))
     except JudgingError as error:
         response = _cannot(error.reason, error.failure_class, str(error))
+    except SamplesNotWrittenError as error:
+        response = _cannot(Reason.SAMPLES_NOT_WRITTEN, FailureClass.INFRASTRUCTURE, error.strerror or str(error))
     return response.model_copy(update={"seconds": time.monotonic() - begun})
 
 
@@ -90,6 +93,7 @@ class _Gate:
     reference: Checker
     progress: Progress
     answers: list[AnswerVerdict]
+    samples: list[Sample] = field(default_factory=list[Sample])
 
     @classmethod
     async def open(cls, request: JudgeRequest, open_reference: OpenReference, progress: Progress) -> "_Gate":
@@ -153,7 +157,8 @@ class _Gate:
             self.progress("accuracy", message=f"{len(requests)} requests at {stage.name}")
             samples = await self._load(stage, requests)
             total += len(samples)
-            write_samples(self._samples_path(), samples)
+            self.samples += samples
+            write_samples(self._samples_path(), self.samples)
             failed = failed_sample(samples)
             if failed is not None:
                 return await self._failed(failed, {r.id: r for r in requests})
@@ -276,7 +281,7 @@ class _Gate:
         )
 
     def _samples_path(self) -> Path:
-        return self.request.output_dir / "accuracy.jsonl.gz"
+        return self.request.output_dir / "accuracy.parquet"
 
     def _max_model_len(self) -> int:
         if self.request.max_model_len is not None:

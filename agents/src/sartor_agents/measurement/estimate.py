@@ -7,6 +7,7 @@ baseline's rate, which the tuning of the baseline measures first.
 from sartor_agents.scenarios.base import Scenario, Stage
 
 from .policy import MeasurementPolicy
+from .windows import open_window
 
 _PREFILL_FACTOR = 8.0  # prompt tokens are read about so many times as fast as answers are written
 _SETTLING = 1.3  # repeated warm-ups, disturbed pairs, switching
@@ -53,5 +54,7 @@ def _stage_seconds(stage: Stage, scenario: Scenario, policy: MeasurementPolicy, 
     if stage.kind == "counted":
         rounds = len(stage.conditions) * policy.requests_per_condition / stage.concurrency
         return (0.3 * policy.warmup_requests + rounds) * slot
+    if stage.is_open:
+        return 1.25 * open_window(stage, policy.window_seconds) + 3 * slot
     # The slowest of the slots ends the warm-up, and a window is at least one request long.
     return policy.warmup_requests * slot + max(policy.window_seconds, slot) + slot / 2

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from sartor_api.search.records import ArmSummary, FailureClass, Judgement, Measurement
+from sartor_api.search.records import ArmSummary, FailureClass, Judgement, Measurement, Peak
 
 from .policy import MeasurementPolicy
 
@@ -52,6 +52,16 @@ class Reason(StrEnum):
     BASELINE_DIED = "BaselineDied"
     BASELINE_FAILED_REQUESTS = "BaselineFailedRequests"
     CONTENDED = "Contended"
+    IDLE_ARM_BUSY = "IdleArmBusy"
+    GENERATOR_SATURATED = "GeneratorSaturated"
+    CLOCK_STEPPED = "ClockStepped"
+    FINGERPRINT_CHANGED = "FingerprintChanged"
+    THROTTLED = "Throttled"
+    FOREIGN_PROCESS = "ForeignProcess"
+    ACCELERATOR_FAULT = "AcceleratorFault"
+    NOT_STREAMED = "NotStreamed"
+    NO_PEAK = "NoPeak"
+    SAMPLES_NOT_WRITTEN = "SamplesNotWritten"
     WARM_UP_NOT_OVER = "WarmUpNotOver"
     TOO_FEW_REPLICATES = "TooFewReplicates"
     BAD_REQUEST = "BadRequest"
@@ -78,6 +88,16 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.BASELINE_DIED: "The baseline stopped answering in the middle.",
     Reason.BASELINE_FAILED_REQUESTS: "The baseline failed requests; a ratio over it would flatter.",
     Reason.CONTENDED: "Other load or stolen time disturbed more windows than may be repeated.",
+    Reason.IDLE_ARM_BUSY: "A server used the processors while the other one was measured.",
+    Reason.GENERATOR_SATURATED: "The load generator was near its own limit: it would have been measured, not the server.",
+    Reason.CLOCK_STEPPED: "The wall clock was set, or the machine stood still, in the middle of windows.",
+    Reason.FINGERPRINT_CHANGED: "Processor settings, limits or accelerator changed between the first window and another.",
+    Reason.THROTTLED: "Heat, a power brake or the container's CPU limit slowed the machine down in windows.",
+    Reason.FOREIGN_PROCESS: "A process that is not of the measurement computed on the accelerator.",
+    Reason.ACCELERATOR_FAULT: "The accelerator had uncorrectable memory errors in a window.",
+    Reason.NOT_STREAMED: "Answers were kept back and sent at once, so that times between tokens mean nothing.",
+    Reason.NO_PEAK: "A server does not sustain even one request at a time within the service level.",
+    Reason.SAMPLES_NOT_WRITTEN: "The samples could not be kept (disk full, say); without them no number could be checked.",
     Reason.WARM_UP_NOT_OVER: "The data did not settle within the longest warm-up.",
     Reason.TOO_FEW_REPLICATES: "The time limit ended the measurement before the fewest replicates.",
     Reason.BAD_REQUEST: "The role's own request does not make sense (model folder, parameters).",
@@ -125,6 +145,10 @@ class ChatParameters(ScenarioParameters):
 
     concurrencies: Concurrencies = (1, 16)
     request_rates: Rates = Field(default=(), description="open loop, requests/s; reported, not part of the speed-up")
+    find_peak: bool = Field(default=False, description="also measure at the highest concurrency that both arms sustain")
+    replay_speed: float | None = Field(
+        default=None, gt=0, le=1000, description="replay the trace at its own times, so many times as fast; reported"
+    )
     prompt_tokens: int = Field(default=64, ge=8, description="mean; drawn per request from ±`spread`")
     output_tokens: int = Field(default=128, ge=1, description="mean; drawn per request from ±`spread`, then fixed")
     spread: float = Field(default=0.25, ge=0, le=0.9, description="keeps requests from running in lock-step")
@@ -202,6 +226,7 @@ class EvaluateResponse(Message):
     )
     metric: str = ""
     arms: dict[str, ArmSummary] = Field(default={}, description="single mode: by condition")
+    peaks: dict[str, Peak] = Field(default={}, description="by arm, where the scenario was asked to find them")
     guardrails: dict[str, dict[str, GuardrailRatio]] = Field(
         default={}, description="by condition, then ttftP99, interTokenLatencyP99, endToEndLatencyP99"
     )
@@ -216,7 +241,7 @@ class EvaluateResponse(Message):
     handovers: int | None = Field(default=None, description="None: the baseline has no counter to see them by")
     agreement: float | None = Field(default=None, description="share of paired answers with equal text")
     verified_outputs: int = 0
-    samples: Path | None = Field(default=None, description="JSONL.gz of every request sent")
+    samples: Path | None = Field(default=None, description="Parquet file of every request sent")
     seconds: float = 0.0
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .slo import ServiceLevel
+
 
 class MeasurementPolicy(BaseModel):
     """How much is measured, and what makes a window invalid. Use `quick()` or `thorough()`."""
@@ -34,6 +36,19 @@ class MeasurementPolicy(BaseModel):
     maximum_contention_difference: float = Field(
         default=0.2, ge=0, le=1, description="between the two windows of a pair"
     )
+    maximum_idle_cores: float = Field(
+        default=0.25, ge=0, description="processors that a server may use while the other one is measured"
+    )
+    maximum_generator_share: float = Field(
+        default=0.8, gt=0, description="of its core that the load generator may use in a window"
+    )
+    maximum_generator_lag: float = Field(
+        default=0.1, gt=0, description="of the median latency that the load generator may be late by (99th percentile)"
+    )
+    service_level: ServiceLevel = Field(
+        default=ServiceLevel(), description="what goodput counts, and what a peak sustains"
+    )
+    startup_seconds: float = Field(default=10.0, ge=0, description="how long a server that is not up yet is waited for")
     invalid_pairs_max: int = Field(default=6, ge=0, description="how many disturbed pairs are repeated")
     verify_outputs: int = Field(
         default=4, ge=0, description="answers drawn from the scored windows and checked against the reference"

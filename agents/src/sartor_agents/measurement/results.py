@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from sartor_agents.scenarios.base import Stage
-from sartor_api.search.records import ConditionResult, Speedup
+from sartor_api.search.records import ArmSummary, ConditionResult, Speedup
 
 from .messages import GuardrailRatio
 from .pairs import Pair
@@ -14,6 +14,7 @@ from .policy import MeasurementPolicy
 from .samples import Sample
 from .scoring import Latencies, latencies, summarise
 from .seeds import derive
+from .slo import ServiceLevel
 from .statistics import Interval, cluster_bootstrap, combine, geometric_mean, log_ratios, quantile, t_interval
 from .windows import WindowRun
 
@@ -49,12 +50,17 @@ class PairTable:
             for mine, theirs in (self.rates(condition),)
         }
 
-    def contention(self) -> dict[str, JsonValue]:
-        """Share of the machine's CPU that others used, by arm, window by window."""
-        return {
-            "candidate": [round(pair.candidate.contention.share, 3) for pair in self.pairs],
-            "baseline": [round(pair.baseline.contention.share, 3) for pair in self.pairs],
+    def surroundings(self) -> dict[str, JsonValue]:
+        """What surrounded the windows, arm by arm and window by window: the share of the processors that others used, of
+        its core that the load generator used, and the accelerators at the end."""
+        arms = {"candidate": [p.candidate for p in self.pairs], "baseline": [p.baseline for p in self.pairs]}
+        found: dict[str, JsonValue] = {
+            "contention": {arm: [round(run.contention.share, 3) for run in runs] for arm, runs in arms.items()},
+            "generator": {arm: [round(run.generator.cpu_share, 3) for run in runs] for arm, runs in arms.items()},
         }
+        if any(run.accelerators for runs in arms.values() for run in runs):
+            found["accelerator_states"] = {arm: [list(run.accelerators) for run in runs] for arm, runs in arms.items()}
+        return found
 
     def combined(self) -> list[float]:
         """Log of the combined ratio of each pair: the geometric mean over the objective's conditions."""
@@ -75,8 +81,12 @@ class PairTable:
                 ConditionResult(
                     name=condition,
                     ratio=speedup(stated),
-                    candidate=summarise(quantile(mine, 0.5), scored([p.candidate for p in self.pairs], condition)),
-                    baseline=summarise(quantile(theirs, 0.5), scored([p.baseline for p in self.pairs], condition)),
+                    candidate=arm_summary(
+                        quantile(mine, 0.5), [p.candidate for p in self.pairs], condition, policy.service_level
+                    ),
+                    baseline=arm_summary(
+                        quantile(theirs, 0.5), [p.baseline for p in self.pairs], condition, policy.service_level
+                    ),
                 )
             )
         return tuple(results)
@@ -124,6 +134,15 @@ def answers_to_check(pairs: Sequence[Pair], number: int) -> tuple[float | None, 
 def scored(runs: Sequence[WindowRun], condition: str) -> list[Sample]:
     """The samples of `condition` that count, over several windows."""
     return [sample for run in runs for stage in run.stages for sample in stage.scored(condition)]
+
+
+def arm_summary(metric: float, runs: Sequence[WindowRun], condition: str, level: ServiceLevel) -> ArmSummary:
+    """One arm under one condition over several windows; its goodput is the median over them."""
+    stages = [stage for run in runs for stage in run.stages if condition in stage.stage.conditions]
+    goodputs = [stage.goodput(condition, level) for stage in stages]
+    return summarise(
+        metric, scored(runs, condition), level=level, goodput=quantile(goodputs, 0.5) if goodputs else None
+    )
 
 
 def speedup(interval: Interval) -> Speedup:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sartor_api.search.records import ArmSummary
 
 from .samples import Sample
+from .slo import ServiceLevel, attainment
 from .statistics import quantile
 
 _STEPS = 40  # a distribution is kept at 41 evenly spaced probabilities
@@ -54,21 +55,11 @@ def tokens_between(samples: Iterable[Sample], start: float, end: float) -> int:
     return sum(n for sample in samples if sample.ok for time, n in sample.arrivals if start <= time < end)
 
 
-def goodput(
-    samples: Sequence[Sample], seconds: float, *, ttft: float = math.inf, inter_token: float = math.inf
-) -> float:
-    """Requests per second that met both objectives in seconds (of the gaps the mean), after DistServe (OSDI 24)."""
-
-    def good(sample: Sample) -> bool:
-        gaps = sample.inter_token()
-        mean_gap = math.fsum(gaps) / len(gaps) if gaps else 0.0
-        return sample.ok and sample.ttft <= ttft and mean_gap <= inter_token
-
-    return sum(good(sample) for sample in samples) / seconds
-
-
-def summarise(metric: float, samples: Sequence[Sample]) -> ArmSummary:
-    """One arm under one condition, all its scored samples together; `metric` is its rate."""
+def summarise(
+    metric: float, samples: Sequence[Sample], *, level: ServiceLevel | None = None, goodput: float | None = None
+) -> ArmSummary:
+    """One arm under one condition, all its scored samples together; `metric` is its rate, `goodput` its requests/s
+    within `level`."""
     times = latencies(samples)
     busy = math.fsum(sample.end - sample.sent for sample in samples)
     tokens = sum(sample.counted for sample in samples)
@@ -79,6 +70,8 @@ def summarise(metric: float, samples: Sequence[Sample]) -> ArmSummary:
         failed=sum(not sample.ok for sample in samples),
         output_tokens=tokens,
         output_tokens_per_second=tokens / busy if busy > 0 else None,
+        goodput=goodput,
+        attainment=attainment(samples, level) if level is not None and samples else None,
         ttft_p50=_finite(times.ttft, 0.5),
         ttft_p99=_finite(times.ttft, 0.99),
         inter_token_p50=_finite(times.inter_token, 0.5),

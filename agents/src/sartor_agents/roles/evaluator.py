@@ -1,5 +1,6 @@
 """The evaluator's process: candidate and baseline over HTTP, nothing else of either."""
 
+import resource
 import sys
 
 import uvloop
@@ -13,7 +14,9 @@ from sartor_agents.roles.process import serve
 
 
 def answer(request: EvaluateRequest) -> EvaluateResponse:
-    request.output_dir.mkdir(parents=True, exist_ok=True)
+    # An open loop may have as many connections in flight as the server lets pile up.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=JsonLines()))
 
 

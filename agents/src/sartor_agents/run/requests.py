@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sartor_agents.measurement.messages import ScenarioSpec
 from sartor_agents.measurement.policy import MeasurementPolicy
+from sartor_agents.measurement.slo import from_guardrails
 from sartor_agents.run.errors import BadRequestError
 from sartor_api.search.records import RunSpec
 
@@ -40,6 +41,7 @@ def measurement_policy(run: RunSpec, *, wall_clock: float) -> MeasurementPolicy:
             "replicates_min": low,
             "replicates_max": high,
             "wall_clock": max(1.0, min(policy.wall_clock, wall_clock)),
+            **({} if "service_level" in overrides else {"service_level": from_guardrails(run.guardrails)}),
         }
     )
 

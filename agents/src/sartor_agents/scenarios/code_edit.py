@@ -34,6 +34,7 @@ class CodeEdit:
 
     name = "code-edit"
     metric: Metric = "requestTokensPerSecond"
+    sweep = None
 
     def __init__(self, parameters: CodeEditParameters, text: TextSource, seed: str) -> None:
         self._text = text

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse, FailureClass, Reason
 from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.progress import Progress, silent
+from sartor_agents.measurement.sample_file import SamplesNotWrittenError
 from sartor_agents.scenarios import ScenarioError
 
 from .paired import Verify, paired
+from .peaks import find_peaks
 from .session import Session
 from .single import single
 
@@ -32,13 +34,29 @@ async def evaluate(
     begun = clock()
     try:
         _check(request)
-        session = await Session.open(request, progress, clock)
-        response = await (single(session) if request.mode == "single" else paired(session, verify))
+        response = await _measured(await Session.open(request, progress, clock), verify)
     except ScenarioError as error:
         response = _failed(Reason.BAD_REQUEST, FailureClass.INFRASTRUCTURE, str(error))
     except MeasurementFailure as error:
         response = _failed(error.reason, error.failure_class, str(error))
+    except SamplesNotWrittenError as error:
+        response = _failed(Reason.SAMPLES_NOT_WRITTEN, FailureClass.INFRASTRUCTURE, error.strerror or str(error))
     return response.model_copy(update={"seconds": clock() - begun})
+
+
+async def _measured(session: Session, verify: Verify) -> EvaluateResponse:
+    """The measurement, its samples finished with it; those of a failure are evidence as well, those of a crash are not."""
+    try:
+        await find_peaks(session)
+        response = await (single(session) if session.request.mode == "single" else paired(session, verify))
+    except (MeasurementFailure, ScenarioError):
+        session.file.close()
+        raise
+    except BaseException:
+        session.file.abandon()
+        raise
+    session.file.close()
+    return response
 
 
 def _failed(reason: Reason, failure_class: FailureClass, message: str) -> EvaluateResponse:

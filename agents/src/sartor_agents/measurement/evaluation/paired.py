@@ -38,7 +38,7 @@ class _Paired:
     handovers: int | None = None
 
     def __post_init__(self) -> None:
-        self.table = PairTable(self.session.scenario.stages)
+        self.table = PairTable(self.session.runner.stages)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -70,11 +70,13 @@ class _Paired:
                 conditions=self.table.results(policy, alpha),
                 samples=session.request.samples_label or session.samples_path.name,
                 seed=SeedCommitment.of(session.request.seed),
-                fingerprint={**fingerprint(), "contention": self.table.contention()},
+                fingerprint={**fingerprint(session.surroundings.accelerators), **self.table.surroundings()},
                 message=message,
                 handed_over=self.handovers or 0,
+                peaks=session.peaks,
                 confirmation=session.request.confirmation,
             ),
+            peaks=session.peaks,
             objective=self.table.objective(),
             metric=session.scenario.metric,
             guardrails=self.table.guardrails(policy.confidence, session.request.seed),
@@ -99,11 +101,11 @@ class _Paired:
             if index and session.left() < longest:
                 break
             before = session.clock()
-            pair = await run_pair(session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup)
+            pair = await run_pair(
+                session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup, keep=session.keep
+            )
             longest = max(longest, session.clock() - before)
             index += 1
-            session.keep(pair.candidate)
-            session.keep(pair.baseline)
             await self._watch_handover(pair)
             if pair.void is not None:
                 self._void(pair)
@@ -141,7 +143,7 @@ class _Paired:
             assert pair.void is not None
             raise MeasurementFailure(
                 pair.void,
-                FailureClass.MEASUREMENT,
+                pair.blamed,
                 f"{len(self.void)} pairs were disturbed, {self.policy.invalid_pairs_max} may be repeated; "
                 f"the last one: {pair.why}",
             )

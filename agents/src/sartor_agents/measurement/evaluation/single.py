@@ -2,8 +2,7 @@
 
 from sartor_agents.measurement.messages import EvaluateResponse, FailureClass, Reason
 from sartor_agents.measurement.pairs import MeasurementFailure, check_candidate, failures, require_alive
-from sartor_agents.measurement.results import PairTable, scored
-from sartor_agents.measurement.scoring import summarise
+from sartor_agents.measurement.results import PairTable, arm_summary
 from sartor_agents.measurement.statistics import geometric_mean, quantile
 from sartor_agents.measurement.windows import WindowRun
 
@@ -12,15 +11,15 @@ from .session import Session
 
 async def single(session: Session) -> EvaluateResponse:
     """Measure the one server. Raises `MeasurementFailure` when it dies or fails requests."""
-    policy, table = session.policy, PairTable(session.scenario.stages)
+    policy, table = session.policy, PairTable(session.runner.stages)
     runs: list[WindowRun] = []
     longest = 0.0
     for index in range(policy.single_windows):
         if runs and session.left() < longest:
             break
         run = await session.runner.run(session.candidate, index, warmup=policy.warmup_requests)
-        await require_alive(session.candidate, run, candidate=False)
         session.keep(run)
+        await require_alive(session.candidate, run, candidate=False)
         longest = max(longest, run.seconds)
         check_candidate(run)
         if any(not sample.ok for sample in run.samples):
@@ -37,7 +36,8 @@ async def single(session: Session) -> EvaluateResponse:
     return EvaluateResponse(
         objective=geometric_mean([medians[c] for c in table.objective_conditions]),
         metric=session.scenario.metric,
-        arms={c: summarise(medians[c], scored(runs, c)) for c in table.conditions},
+        arms={c: arm_summary(medians[c], runs, c, policy.service_level) for c in table.conditions},
+        peaks=session.peaks,
         reason=Reason.MEASURED,
         message=f"{len(runs)} windows",
         rates={c: {session.candidate.endpoint.name: tuple(values)} for c, values in rates.items()},
