@@ -1,7 +1,10 @@
 """One cheat and its twin on the range, held against the registry."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import pytest
 from redteam_range import Range, Shot
 from redteam_registry import Cheat, Denied, Rejected, Worthless
 from redteam_stacks import candidate
@@ -9,6 +12,14 @@ from redteam_stacks import candidate
 from sartor_api.search.records import GuardrailLimit, StepKind
 
 STEPS = {"judge": StepKind.JUDGE, "evaluate": StepKind.EVALUATE}
+
+
+def parameters(cheats: Iterable[Cheat]) -> list[Any]:
+    """Cheats as parameters of a test. One that still gets through fails the suite as soon as it does not any more."""
+    return [
+        pytest.param(cheat, id=cheat.name, marks=[pytest.mark.xfail(reason=cheat.open)] if cheat.open else [])
+        for cheat in cheats
+    ]
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 import pytest
 from redteam_range import Range
 from redteam_registry import CHEATS, Cheat
-from redteam_trial import try_cheat, try_twin
-
-QUICK = [cheat for cheat in CHEATS if cheat.quick]
+from redteam_trial import parameters, try_cheat, try_twin
 
 
-@pytest.mark.parametrize("cheat", QUICK, ids=lambda cheat: cheat.name)
+@pytest.mark.parametrize("cheat", parameters(cheat for cheat in CHEATS if cheat.quick))
 def test_a_cheat_is_rejected_by_its_own_reason(quick_range: Range, cheat: Cheat) -> None:
     try_cheat(quick_range, cheat)
 

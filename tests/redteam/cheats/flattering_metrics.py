@@ -9,7 +9,7 @@ from .seams import Asked, around
 
 
 async def answer(asked: Asked) -> None:
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(2.0)
     await asked.forward()
 
 
