@@ -26,6 +26,7 @@ from sartor_agents.run.notes import roadmap
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
 from sartor_agents.run.role import Response, RoleError, role_command, run_role
+from sartor_agents.run.sandbox import sandbox_program
 from sartor_agents.run.seals import Seals
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_agents.run.storage import storage_errors
@@ -306,7 +307,10 @@ class LocalSteps:
         memory = self._limits.candidate_bytes
         progress("building the candidate")
         candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory)
-        progress("starting the candidate")
+        confined = sandbox_program() is not None
+        progress(
+            "starting the candidate" if confined else "starting the candidate, not sandboxed: bwrap cannot be used"
+        )
         spec = candidates.server_spec(
             folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory
         )
