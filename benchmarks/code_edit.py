@@ -26,7 +26,7 @@ TARGETS: dict[str, dict[str, float]] = {
 EDITS = ("insert95", "delete95", "move95")
 EDIT_SHARE = 0.7
 PLAIN_SHARE = 0.97
-PAIRS = {"plain": 8, "ngram": 5, "own": 30}
+PAIRS = {"plain": 8, "ngram": 8, "own": 30}
 """What the stack is compared with, and windows of each arm. Its own plain decoding differs by little: many short pairs."""
 BASE = {"serving-core": {}, "model-loading": {}}
 

@@ -24,7 +24,7 @@ from sartor_agents.measurement.messages import (
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.sample_file import read_samples
 from sartor_agents.measurement.samples import GenerationRequest, Sample
-from sartor_agents.measurement.seeds import commitment
+from sartor_agents.measurement.seeds import commitment, derive
 from sartor_agents.measurement.tokens import TokenCounter
 
 SEED = "5a" * 32
@@ -34,8 +34,9 @@ CHAT = ChatScenario(parameters=ChatParameters(concurrencies=(2,), prompt_tokens=
 
 def policy(**changes: Any) -> MeasurementPolicy:
     values: dict[str, Any] = {
-        "replicates_min": 3, "replicates_max": 4, "window_seconds": 0.6, "requests_per_condition": 1,
-        "warmup_requests": 1, "warmup_requests_max": 3, "maximum_contention": 1.0,
+        # Few pairs, for speed: they carry little confidence.
+        "replicates_min": 3, "replicates_max": 4, "confidence": 0.75, "window_seconds": 0.6, "warmup_requests": 1,
+        "requests_per_condition": 1, "warmup_requests_max": 3, "maximum_contention": 1.0,
         "maximum_contention_difference": 1.0, "invalid_pairs_max": 20, "verify_outputs": 2, "precision": 0.3,
         "request_timeout": 20.0, "startup_seconds": 0.1, "maximum_generator_share": 100.0,
         "maximum_generator_lag": 100.0, "stall_timeout": 10.0, "wall_clock": 200.0,
@@ -94,6 +95,10 @@ def test_a_faster_candidate_is_found_faster(chain_model: Path, tmp_path: Path) -
         for arm in ("candidate", "baseline")
     }
     assert scored["candidate"] == scored["baseline"]
+    windows = list(dict.fromkeys((s.window, s.arm) for s in sorted(samples, key=lambda sample: sample.sent)))
+    firsts = [arm for window, arm in windows[::2]]
+    lots = [derive(SEED, "order", window).integers(2) == 0 for window in range(len(firsts))]
+    assert [arm == "candidate" for arm in firsts] == lots
     warm = {s.request_id for s in samples if s.purpose == "warmup"}
     assert warm.isdisjoint(s.request_id for s in samples if s.purpose == "scored")
     # The response is a file in the end.
@@ -221,5 +226,8 @@ def test_a_request_that_makes_no_sense_is_explained(chain_model: Path, tmp_path:
 
     response = asyncio.run(run(chain_model))
     assert response.reason is Reason.BAD_REQUEST and "baseline" in response.message
+    few = run(chain_model, baseline=Endpoint(url="http://127.0.0.1:1"), policy=policy(confidence=0.99))
+    response = asyncio.run(few)
+    assert response.reason is Reason.BAD_REQUEST and "8 can" in response.message
     response = asyncio.run(run(tmp_path, mode="single"))
     assert response.reason is Reason.BAD_REQUEST and "tokenizer.json" in response.message

@@ -23,7 +23,7 @@ from sartor_api.search.wire import StepBegin
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain_model: Path) -> Iterator[PodWorld]:
     with pod_world(tmp_path, monkeypatch) as made:
         overrides = {
-            "replicates_min": 2, "replicates_max": 2, "window_seconds": 0.5, "verify_outputs": 0,
+            "replicates_min": 2, "replicates_max": 2, "confidence": 0.6, "window_seconds": 0.5, "verify_outputs": 0,
             "maximum_contention": 1.0, "maximum_contention_difference": 1.0, "invalid_pairs_max": 20,
         }  # fmt: skip
         made.spec = made.spec.model_copy(

@@ -1,7 +1,7 @@
-"""Pairs of windows: candidate and baseline right after one another, in the order AB, BA, AB, …
+"""Pairs of windows: candidate and baseline right after one another, which of them first being drawn by lot.
 
-The order alternates so that a drift of the machine hits both arms alike. A pair that was disturbed is void as a whole and is
-repeated on fresh prompts; which arm the disturbance would have favoured plays no part.
+The lot makes whatever the machine does hit either arm with the same probability. A pair that was disturbed is void as a
+whole and is repeated on fresh prompts; which arm the disturbance would have favoured plays no part.
 """
 
 import asyncio
@@ -60,13 +60,14 @@ async def run_pair(
     *,
     policy: MeasurementPolicy,
     warmup: int,
+    candidate_first: bool,
     keep: Callable[[WindowRun], None] = lambda _: None,
 ) -> Pair:
     """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule.
 
     `keep` is given each window before anything is made of it.
     """
-    order = (candidate, baseline) if index % 2 == 0 else (baseline, candidate)
+    order = (candidate, baseline) if candidate_first else (baseline, candidate)
     runs: dict[int, WindowRun] = {}
     for client in order:
         run = await runner.run(client, index, warmup=warmup)

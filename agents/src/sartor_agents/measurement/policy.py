@@ -14,18 +14,18 @@ class MeasurementPolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    replicates_min: int = Field(default=4, ge=2, description="pairs before the first look")
-    replicates_max: int = Field(default=12, ge=2)
-    single_windows: int = Field(default=3, ge=1, description="windows of a server measured alone (baseline's grid)")
+    replicates_min: int = Field(default=8, ge=2, description="pairs before the first look")
+    replicates_max: int = Field(default=120, ge=2)
+    single_windows: int = Field(default=6, ge=1, description="windows of a server measured alone (baseline's grid)")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval on the ratio")
     comparisons: int = Field(
         default=1, ge=1, description="best-of-N correction: the interval holds for N candidates at once (Šidák)"
     )
     minimum_speedup: float = Field(default=1.0, gt=0, description="stop early once the interval clears it")
-    precision: float = Field(default=0.05, gt=0, description="stop early once the half-width of the log ratio is below")
-    window_seconds: float = Field(default=10.0, gt=0, description="scored part of a throughput window")
-    requests_per_condition: int = Field(default=2, ge=1, description="per window, where requests are timed singly")
-    warmup_requests: int = Field(default=2, ge=1, description="per slot and window, at least")
+    precision: float = Field(default=0.01, gt=0, description="stop early once the half-width of the log ratio is below")
+    window_seconds: float = Field(default=2.0, gt=0, description="scored part of a throughput window")
+    requests_per_condition: int = Field(default=1, ge=1, description="per window, where requests are timed singly")
+    warmup_requests: int = Field(default=1, ge=1, description="per slot and window, at least")
     warmup_requests_max: int = Field(default=8, ge=1)
     request_timeout: float = Field(default=120.0, gt=0)
     stall_timeout: float = Field(default=30.0, gt=0, description="longest silence within a stream")
@@ -49,7 +49,7 @@ class MeasurementPolicy(BaseModel):
         default=ServiceLevel(), description="what goodput counts, and what a peak sustains"
     )
     startup_seconds: float = Field(default=10.0, ge=0, description="how long a server that is not up yet is waited for")
-    invalid_pairs_max: int = Field(default=6, ge=0, description="how many disturbed pairs are repeated")
+    invalid_pairs_max: int = Field(default=40, ge=0, description="how many disturbed pairs are repeated")
     verify_outputs: int = Field(
         default=4, ge=0, description="answers drawn from the scored windows and checked against the reference"
     )
@@ -58,18 +58,16 @@ class MeasurementPolicy(BaseModel):
     def quick(cls, **overrides: Any) -> MeasurementPolicy:
         """For the quickstart: a large effect shown in about a minute at 50 M parameters on two cores."""
         values: dict[str, Any] = {
-            "replicates_min": 3,
-            "replicates_max": 6,
-            "single_windows": 1,
-            "window_seconds": 4.0,
-            "requests_per_condition": 1,
-            "warmup_requests": 1,
+            "replicates_min": 6,
+            "replicates_max": 40,
+            "single_windows": 2,
+            "window_seconds": 1.5,
             "warmup_requests_max": 3,
-            "precision": 0.1,
+            "precision": 0.05,
             "wall_clock": 240.0,
             "maximum_contention": 0.9,
             "maximum_contention_difference": 0.35,
-            "invalid_pairs_max": 3,
+            "invalid_pairs_max": 15,
             "verify_outputs": 2,
         }
         return cls(**{**values, **overrides})
@@ -78,11 +76,12 @@ class MeasurementPolicy(BaseModel):
     def thorough(cls, **overrides: Any) -> MeasurementPolicy:
         """For figures that are published or promote."""
         values: dict[str, Any] = {
-            "replicates_min": 6,
-            "replicates_max": 20,
-            "window_seconds": 12.0,
-            "requests_per_condition": 3,
-            "precision": 0.03,
+            "replicates_min": 10,
+            "replicates_max": 240,
+            "single_windows": 9,
+            "window_seconds": 3.0,
+            "precision": 0.005,
+            "invalid_pairs_max": 80,
             "wall_clock": 3600.0,
             "verify_outputs": 8,
         }

@@ -1,6 +1,7 @@
 """From pairs of windows to what is reported: ratios with intervals, both arms of each condition, answers to check."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydantic import JsonValue
@@ -15,7 +16,16 @@ from .samples import Sample
 from .scoring import Latencies, latencies, summarise
 from .seeds import derive
 from .slo import ServiceLevel
-from .statistics import Interval, cluster_bootstrap, combine, geometric_mean, log_ratios, quantile, t_interval
+from .statistics import (
+    Interval,
+    cluster_bootstrap,
+    combine,
+    dependence,
+    geometric_mean,
+    log_ratios,
+    quantile,
+    signed_rank_interval,
+)
 from .windows import WindowRun
 
 _LATENCIES: dict[str, Callable[[Latencies], tuple[float, ...]]] = {
@@ -34,13 +44,14 @@ class PairTable:
         self.pairs: list[Pair] = []
         self.conditions = [condition for stage in stages for condition in stage.conditions]
         self.objective_conditions = [c for stage in stages if stage.in_objective for c in stage.conditions]
+        self._rates: list[tuple[dict[str, float], dict[str, float]]] = []
 
     def rates(self, condition: str) -> tuple[list[float], list[float]]:
         """The metric of (candidate, baseline) in each pair."""
-        return (
-            [pair.candidate.rates()[condition] for pair in self.pairs],
-            [pair.baseline.rates()[condition] for pair in self.pairs],
-        )
+        # A window's rate is summed over all its tokens: once, since this is asked between windows.
+        for pair in self.pairs[len(self._rates) :]:
+            self._rates.append((pair.candidate.rates(), pair.baseline.rates()))
+        return [mine[condition] for mine, _ in self._rates], [theirs[condition] for _, theirs in self._rates]
 
     def all_rates(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """By condition, then arm."""
@@ -75,8 +86,9 @@ class PairTable:
         results: list[ConditionResult] = []
         for condition in self.conditions:
             mine, theirs = self.rates(condition)
-            interval = t_interval(log_ratios(mine, theirs), 1 - alpha)
-            stated = Interval(interval.value, interval.low, interval.high, interval.n, policy.confidence)
+            logs = log_ratios(mine, theirs)
+            interval = signed_rank_interval(logs, 1 - alpha, inflation=dependence(logs))
+            stated = replace(interval, confidence=policy.confidence)
             results.append(
                 ConditionResult(
                     name=condition,

@@ -92,7 +92,7 @@ def evaluate(pod: Pod, tools: Tools) -> Answer:
         baseline=_endpoint("baseline", pod.need_url("baseline")),
         model_dir=pod.model,
         scenario=scenario_spec(pod.spec),
-        policy=measurement_policy(pod.spec, wall_clock=seconds - MARGIN_SECONDS),
+        policy=measurement_policy(pod.spec, pod.begin.step, wall_clock=seconds - MARGIN_SECONDS),
         seed=seed,
         output_dir=_output(pod),
         confirmation=confirmation,
@@ -134,7 +134,7 @@ def tuned(pod: Pod, tools: Tools) -> Answer:
             candidate=endpoint,
             model_dir=pod.model,
             scenario=scenario_spec(pod.spec),
-            policy=measurement_policy(pod.spec, wall_clock=pod.seconds()),
+            policy=measurement_policy(pod.spec, pod.begin.step, wall_clock=pod.seconds()),
             seed=seed,
             output_dir=output,
         )

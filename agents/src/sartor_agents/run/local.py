@@ -132,7 +132,7 @@ class LocalSteps:
                 candidate=endpoint,
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
-                policy=measurement_policy(run.spec, wall_clock=deadline - time.monotonic()),
+                policy=measurement_policy(run.spec, begin.step, wall_clock=deadline - time.monotonic()),
                 seed=self._seals.seed(begin.id),
                 output_dir=self._samples(begin),
             )
@@ -260,7 +260,7 @@ class LocalSteps:
                 baseline=self._endpoint(baseline),
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
-                policy=measurement_policy(run.spec, wall_clock=seconds - MARGIN_SECONDS),
+                policy=measurement_policy(run.spec, begin.step, wall_clock=seconds - MARGIN_SECONDS),
                 seed=seed,
                 output_dir=folder,
                 confirmation=begin.step is StepKind.CONFIRM,

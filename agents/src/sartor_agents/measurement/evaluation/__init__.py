@@ -13,6 +13,7 @@ from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse
 from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.progress import Progress, silent
 from sartor_agents.measurement.sample_file import SamplesNotWrittenError
+from sartor_agents.measurement.sequential import StopRule
 from sartor_agents.scenarios import ScenarioError
 
 from .paired import Verify, paired
@@ -70,3 +71,8 @@ def _check(request: EvaluateRequest) -> None:
         raise ScenarioError("`baseline` is missing; a ratio needs both servers")
     if request.policy.replicates_min > request.policy.replicates_max:
         raise ScenarioError("policy.replicates_min is above replicates_max")
+    if request.mode == "paired":
+        try:
+            StopRule(request.policy)
+        except ValueError as error:
+            raise ScenarioError(f"policy.replicates_max is too small: {error}") from None

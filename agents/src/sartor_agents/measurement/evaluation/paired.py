@@ -11,8 +11,8 @@ from sartor_agents.measurement.pairs import MeasurementFailure, Pair, run_pair
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.results import PairTable, answers_to_check, speedup
 from sartor_agents.measurement.samples import GenerationRequest, Sample
-from sartor_agents.measurement.sequential import Conclusion, conclude, plan_looks
-from sartor_agents.measurement.statistics import sidak
+from sartor_agents.measurement.seeds import derive
+from sartor_agents.measurement.sequential import Conclusion, StopRule
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_api.search.records import Measurement, SeedCommitment
 
@@ -39,6 +39,7 @@ class _Paired:
 
     def __post_init__(self) -> None:
         self.table = PairTable(self.session.runner.stages)
+        self.rule = StopRule(self.policy)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -51,13 +52,12 @@ class _Paired:
 
     async def measure(self, verify: Verify) -> EvaluateResponse:
         session, policy = self.session, self.policy
-        alpha = sidak(1 - policy.confidence, policy.comparisons)
-        conclusion = await self._collect(alpha)
+        conclusion = await self._collect()
         if conclusion is None:
             raise MeasurementFailure(
                 Reason.TOO_FEW_REPLICATES,
                 FailureClass.MEASUREMENT,
-                f"{len(self.pairs)} valid pairs within {policy.wall_clock:.0f} s, {policy.replicates_min} are needed; "
+                f"{len(self.pairs)} valid pairs within {policy.wall_clock:.0f} s, {self.rule.fewest} are needed; "
                 f"{len(self.void)} were disturbed. Give more time, or a shorter window",
             )
         agreement, verified = self._verify(verify)
@@ -67,7 +67,7 @@ class _Paired:
             measurement=Measurement(
                 metric=session.scenario.metric,
                 speedup=speedup(interval),
-                conditions=self.table.results(policy, alpha),
+                conditions=self.table.results(policy, self.rule.alpha),
                 samples=session.request.samples_label or session.samples_path.name,
                 seed=SeedCommitment.of(session.request.seed),
                 fingerprint={**fingerprint(session.surroundings.accelerators), **self.table.surroundings()},
@@ -91,19 +91,19 @@ class _Paired:
             samples=session.samples_path,
         )
 
-    async def _collect(self, alpha: float) -> Conclusion | None:
-        """Pairs until a look concludes or time is up; the last look's conclusion, None if there was no look."""
+    async def _collect(self) -> Conclusion | None:
+        """Pairs until a look concludes or time is up; the last look's conclusion, None if there were too few pairs."""
         session, policy = self.session, self.policy
-        looks = {look.n: look for look in plan_looks(policy.replicates_min, policy.replicates_max, alpha)}
         conclusion: Conclusion | None = None
         warmup, index, longest = policy.warmup_requests, 0, 0.0
         while conclusion is None or conclusion.stop is None:
             if index and session.left() < longest:
-                break
+                return self.rule.close(self.table.combined())
             before = session.clock()
             pair = await run_pair(
-                session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup, keep=session.keep
-            )
+                session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup,
+                candidate_first=self._candidate_first(index), keep=session.keep,
+            )  # fmt: skip
             longest = max(longest, session.clock() - before)
             index += 1
             await self._watch_handover(pair)
@@ -113,15 +113,13 @@ class _Paired:
                     warmup = min(warmup + 1, policy.warmup_requests_max)
                 continue
             self.pairs.append(pair)
-            look = looks.get(len(self.pairs))
-            if look is not None:
-                final = look.n == policy.replicates_max
-                conclusion = conclude(
-                    self.table.combined(), look, final=final, confidence=policy.confidence,
-                    minimum=policy.minimum_speedup, precision=policy.precision,
-                )  # fmt: skip
+            conclusion = self.rule.look(self.table.combined()) or conclusion
             self._report_pair(pair, conclusion)
         return conclusion
+
+    def _candidate_first(self, index: int) -> bool:
+        """Which arm goes first is drawn by lot: what makes the interval exact (see `statistics.signed_rank_interval`)."""
+        return derive(self.session.request.seed, "order", index).integers(2) == 0
 
     async def _watch_handover(self, pair: Pair) -> None:
         watch = self.session.handover
