@@ -17,6 +17,7 @@ from sartor_agents.run.lock import run_lock
 from sartor_agents.run.model import cache_folder, resolve_model
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import scenario_spec
+from sartor_agents.run.seals import KEY_COMMITMENT, Seals
 from sartor_agents.run.storage import write_atomic
 from sartor_api.agent_profile import AgentProfile
 from sartor_api.hardware_target import HardwareTarget
@@ -108,7 +109,8 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
         shutil.rmtree(layout.repository, ignore_errors=True)
         layout.make()
         write_atomic(layout.manifest, text.encode())
-        RunRepository.create(layout.repository, spec, text, now)
+        seals = Seals(layout.sealed)
+        RunRepository.create(layout.repository, spec, text, now, {KEY_COMMITMENT: seals.key_commitment()})
 
 
 def _check_free(layout: RunLayout) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.environment import fingerprint
+from sartor_agents.measurement.journal import JOURNAL, JournalWriter
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse, FailureClass, Reason
 from sartor_agents.measurement.pairs import MeasurementFailure, Pair, run_pair
 from sartor_agents.measurement.policy import MeasurementPolicy
@@ -39,6 +40,7 @@ class _Paired:
 
     def __post_init__(self) -> None:
         self.table = PairTable(self.session.scenario.stages)
+        self.journal = JournalWriter(self.session.request.output_dir / JOURNAL, self.session.request)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -61,6 +63,7 @@ class _Paired:
                 f"{len(self.void)} were disturbed. Give more time, or a shorter window",
             )
         agreement, verified = self._verify(verify)
+        self.journal.ended(conclusion.stop or "time", pairs=len(self.pairs), void=len(self.void))
         interval = conclusion.interval
         message = f"{interval.n} pairs, ended: {conclusion.stop or 'time'}"
         return EvaluateResponse(
@@ -104,6 +107,7 @@ class _Paired:
             index += 1
             session.keep(pair.candidate)
             session.keep(pair.baseline)
+            self.journal.pair(index - 1, pair, session.runner.requests, session.clock() - session.started)
             await self._watch_handover(pair)
             if pair.void is not None:
                 self._void(pair)
