@@ -14,7 +14,7 @@ from sartor_agents.measurement.contention import Contention, CpuTimes
 from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
 from sartor_agents.measurement.handover import HandoverWatch, finished_requests
 from sartor_agents.measurement.messages import Endpoint, Reason
-from sartor_agents.measurement.pairs import judge_pair, run_pair
+from sartor_agents.measurement.pairs import candidate_first, judge_pair, run_pair
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.samples import ErrorClass, Sample
 from sartor_agents.measurement.tokens import TokenCounter
@@ -75,7 +75,16 @@ def test_the_arms_take_turns_at_going_first_on_the_same_prompts() -> None:
     first, second = arm("a"), arm("b")
     recorder = Recorder()
     for index in range(4):
-        asyncio.run(run_pair(cast(WindowRunner, recorder), first, second, index, policy=POLICY, warmup=1))
+        pair = run_pair(
+            cast(WindowRunner, recorder),
+            first,
+            second,
+            index,
+            policy=POLICY,
+            warmup=1,
+            candidate_first=candidate_first("00" * 32, index),
+        )
+        asyncio.run(pair)
     assert recorder.turns == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
 
 

@@ -38,6 +38,11 @@ class Pair:
     why: str = ""
 
 
+def candidate_first(seed: str, index: int) -> bool:
+    """Which arm of a pair goes first: in turn, whatever the seed."""
+    return index % 2 == 0
+
+
 async def run_pair(
     runner: WindowRunner,
     candidate: LoadClient,
@@ -46,9 +51,10 @@ async def run_pair(
     *,
     policy: MeasurementPolicy,
     warmup: int,
+    candidate_first: bool,
 ) -> Pair:
     """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule."""
-    order = (candidate, baseline) if index % 2 == 0 else (baseline, candidate)
+    order = (candidate, baseline) if candidate_first else (baseline, candidate)
     runs: dict[int, WindowRun] = {}
     for client in order:
         run = await runner.run(client, index, warmup=warmup)

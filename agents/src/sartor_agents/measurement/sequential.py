@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .statistics import Interval, t_interval
+from .policy import MeasurementPolicy
+from .statistics import Interval, sidak, t_interval
 
 Stop = Literal["clear", "futile", "precise", "exhausted"]
 
@@ -72,3 +73,38 @@ def conclude(
     elif final:
         stop = "exhausted"
     return Conclusion(interval, stop)
+
+
+class StopRule:
+    """When the measurement of one policy is over: a pure function of the log ratios of its valid pairs, in order.
+
+    The clock is the caller's, who calls `look` after every valid pair and `close` once when there is no time for another.
+    Replaying the same pairs gives the same conclusions. Raises `ValueError` for a policy without room for a look.
+    """
+
+    def __init__(self, policy: MeasurementPolicy) -> None:
+        self.alpha = sidak(1 - policy.confidence, policy.comparisons)
+        """The error of the whole measurement."""
+        self.looks = plan_looks(policy.replicates_min, policy.replicates_max, self.alpha)
+        self._policy = policy
+
+    @property
+    def fewest(self) -> int:
+        """The fewest pairs that a measurement may be closed with."""
+        return self.looks[0].n
+
+    def look(self, logs: Sequence[float]) -> Conclusion | None:
+        """What all pairs so far say if it is time to look, else None."""
+        look = next((look for look in self.looks if look.n == len(logs)), None)
+        if look is None:
+            return None
+        policy = self._policy
+        return conclude(
+            logs, look, final=look is self.looks[-1], confidence=policy.confidence,
+            minimum=policy.minimum_speedup, precision=policy.precision,
+        )  # fmt: skip
+
+    def close(self, logs: Sequence[float]) -> Conclusion | None:
+        """What the last look said that there was time for; None if there was none."""
+        done = [look.n for look in self.looks if look.n <= len(logs)]
+        return self.look(logs[: done[-1]]) if done else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sartor_agents.run.errors import DamagedRepositoryError
 from sartor_agents.run.storage import write_atomic
-from sartor_api.search.leaks import CANARY_PREFIX
+from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import SeedCommitment
 
 KEY_COMMITMENT = "seeds/key.json"
@@ -28,11 +28,6 @@ def seed_path(step: str) -> str:
 def seed_of(key: str, step: str) -> str:
     """The seed of a step from the run's key (hexadecimal): 64 hexadecimal digits. A repeated step has another name."""
     return hmac.new(bytes.fromhex(key), step.encode(), hashlib.sha256).hexdigest()
-
-
-def canary_of(key: str) -> str:
-    """The canary of the run with this key."""
-    return CANARY_PREFIX + hmac.new(bytes.fromhex(key), b"canary", hashlib.sha256).hexdigest()
 
 
 class Seals:

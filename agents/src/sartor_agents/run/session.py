@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sartor_agents.evidence.deliver import deliver
 from sartor_agents.report.build import write_report
 from sartor_agents.run.driver import Driver, Emit, SystemClock
 from sartor_agents.run.engines import Engine
@@ -154,8 +157,10 @@ def model_folder(spec: RunSpec) -> Path:
     return folder
 
 
-def drive(directory: Path, emit: Emit, *, find_engine: FindEngine) -> Finished:
-    """Work on a run until it ends. Raises `RunError`, and what ends a session."""
+def drive(
+    directory: Path, emit: Emit, *, find_engine: FindEngine, signing_key: Ed25519PrivateKey | None = None
+) -> Finished:
+    """Work on a run until it ends; evidence is signed with `signing_key`. Raises `RunError`, and what ends a session."""
     layout, repository = open_run(directory)
     with run_lock(layout):
         layout.make()
@@ -182,5 +187,6 @@ def drive(directory: Path, emit: Emit, *, find_engine: FindEngine) -> Finished:
             clock=SystemClock(),
             emit=emit,
             report=lambda run: str(write_report(run, layout, hardware)),
+            prove=lambda run: deliver(run, layout, repository, model_dir, signing_key),
         )
         return driver.drive()

@@ -10,6 +10,8 @@ a depth and a size. A deliberate cipher under a key of its own gets through; tha
 import base64
 import binascii
 import bz2
+import hashlib
+import hmac
 import itertools
 import lzma
 import re
@@ -27,7 +29,7 @@ LEAKED = "SealedDataLeaked"
 PIECE = 16
 _STRIDE = 8
 _DEPTH = 3
-_OPENED = 64 << 20
+_OPENED = 16 << 20
 """Bytes that are opened from within one piece of data."""
 _COMPRESSED = re.compile(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]|BZh[1-9]|\xfd7zXZ\x00|\x5d\x00\x00")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-][A-Za-z0-9+/_\-\s\"',\\]{30,}=*")
@@ -35,6 +37,11 @@ _HEX = re.compile(rb"(?:(?:0x|\\x)?[0-9a-fA-F]{2}[\s,;:\"']*){16,}")
 _NOT_PLAIN = re.compile(rb"[^A-Za-z0-9]+")
 _ESCAPE = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|u00([0-9a-fA-F]{2})|u\{0*([0-9a-fA-F]{2})\}|([0-7]{3}))")
 _NUMBERS = re.compile(rb"(?<![0-9])[0-9]{1,3}(?:\D{1,4}[0-9]{1,3}){15,}")
+
+
+def canary_of(key: str) -> str:
+    """The canary of the run with this key (hexadecimal): it lies with everything that is sealed, and nowhere else."""
+    return CANARY_PREFIX + hmac.new(bytes.fromhex(key), b"canary", hashlib.sha256).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.environment import fingerprint
 from sartor_agents.measurement.journal import JOURNAL, JournalWriter
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse, FailureClass, Reason
-from sartor_agents.measurement.pairs import MeasurementFailure, Pair, run_pair
+from sartor_agents.measurement.pairs import MeasurementFailure, Pair, candidate_first, run_pair
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.results import PairTable, answers_to_check, speedup
 from sartor_agents.measurement.samples import GenerationRequest, Sample
-from sartor_agents.measurement.sequential import Conclusion, conclude, plan_looks
-from sartor_agents.measurement.statistics import sidak
+from sartor_agents.measurement.sequential import Conclusion, StopRule
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_api.search.records import Measurement, SeedCommitment
 
@@ -40,6 +39,7 @@ class _Paired:
 
     def __post_init__(self) -> None:
         self.table = PairTable(self.session.scenario.stages)
+        self.rule = StopRule(self.policy)
         self.journal = JournalWriter(self.session.request.output_dir / JOURNAL, self.session.request)
 
     @property
@@ -53,8 +53,7 @@ class _Paired:
 
     async def measure(self, verify: Verify) -> EvaluateResponse:
         session, policy = self.session, self.policy
-        alpha = sidak(1 - policy.confidence, policy.comparisons)
-        conclusion = await self._collect(alpha)
+        conclusion = await self._collect()
         if conclusion is None:
             raise MeasurementFailure(
                 Reason.TOO_FEW_REPLICATES,
@@ -70,7 +69,7 @@ class _Paired:
             measurement=Measurement(
                 metric=session.scenario.metric,
                 speedup=speedup(interval),
-                conditions=self.table.results(policy, alpha),
+                conditions=self.table.results(policy, self.rule.alpha),
                 samples=session.request.samples_label or session.samples_path.name,
                 seed=SeedCommitment.of(session.request.seed),
                 fingerprint={**fingerprint(), "contention": self.table.contention()},
@@ -92,17 +91,19 @@ class _Paired:
             samples=session.samples_path,
         )
 
-    async def _collect(self, alpha: float) -> Conclusion | None:
+    async def _collect(self) -> Conclusion | None:
         """Pairs until a look concludes or time is up; the last look's conclusion, None if there was no look."""
         session, policy = self.session, self.policy
-        looks = {look.n: look for look in plan_looks(policy.replicates_min, policy.replicates_max, alpha)}
         conclusion: Conclusion | None = None
         warmup, index, longest = policy.warmup_requests, 0, 0.0
         while conclusion is None or conclusion.stop is None:
             if index and session.left() < longest:
                 break
             before = session.clock()
-            pair = await run_pair(session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup)
+            pair = await run_pair(
+                session.runner, session.candidate, self.baseline, index,
+                policy=policy, warmup=warmup, candidate_first=candidate_first(session.request.seed, index),
+            )  # fmt: skip
             longest = max(longest, session.clock() - before)
             index += 1
             session.keep(pair.candidate)
@@ -115,13 +116,7 @@ class _Paired:
                     warmup = min(warmup + 1, policy.warmup_requests_max)
                 continue
             self.pairs.append(pair)
-            look = looks.get(len(self.pairs))
-            if look is not None:
-                final = look.n == policy.replicates_max
-                conclusion = conclude(
-                    self.table.combined(), look, final=final, confidence=policy.confidence,
-                    minimum=policy.minimum_speedup, precision=policy.precision,
-                )  # fmt: skip
+            conclusion = self.rule.look(self.table.combined()) or conclusion
             self._report_pair(pair, conclusion)
         return conclusion
 
