@@ -13,6 +13,7 @@ from .client import LoadClient, healthy
 from .messages import FailureClass, Reason
 from .policy import MeasurementPolicy
 from .samples import ErrorClass, GenerationRequest, Sample
+from .seeds import derive
 from .statistics import quantile
 from .streaming import not_streamed
 from .tokens import TokenCounter, dispute
@@ -50,6 +51,11 @@ class Pair:
         if self.void is Reason.IDLE_ARM_BUSY and mine >= theirs:
             return FailureClass.CANDIDATE
         return FailureClass.MEASUREMENT
+
+
+def candidate_first(seed: str, index: int) -> bool:
+    """Which arm of a pair goes first is drawn by lot: what makes the interval exact (`statistics.signed_rank_interval`)."""
+    return derive(seed, "order", index).integers(2) == 0
 
 
 async def run_pair(

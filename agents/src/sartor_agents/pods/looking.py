@@ -26,6 +26,7 @@ from sartor_agents.run.engines import BaselineServer
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.local import MARGIN_SECONDS
 from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
+from sartor_agents.run.seals import CANARY_FILE
 from sartor_agents.run.servers import free_port
 from sartor_agents.run.tuning import tune
 from sartor_api.search.records import BaselineRecord, FailureClass, SeedCommitment, StepKind
@@ -59,7 +60,8 @@ def _output(pod: Pod) -> Path:
 
 
 def _kept(pod: Pod, tools: Tools, response: BaseModel) -> dict[str, bytes]:
-    return kept_files(_output(pod), tools.say) | {"response.json": as_file(response)}
+    planted = {CANARY_FILE: pod.canary} if pod.canary else {}
+    return kept_files(_output(pod), tools.say) | planted | {"response.json": as_file(response)}
 
 
 def _endpoint(name: str, url: str) -> Endpoint:

@@ -21,15 +21,16 @@ from sartor_agents.run.driver import StepOutcome, failed
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.layout import RunLayout
+from sartor_agents.run.leakage import LeakWatch
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.notes import roadmap
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
 from sartor_agents.run.role import Response, RoleError, role_command, run_role
 from sartor_agents.run.sandbox import sandbox_program
-from sartor_agents.run.seals import Seals
+from sartor_agents.run.seals import CANARY_FILE, KEY_COMMITMENT, Seals, seed_path
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
-from sartor_agents.run.storage import storage_errors
+from sartor_agents.run.storage import storage_errors, write_atomic
 from sartor_agents.run.tuning import tune
 from sartor_api.search.decide import Begin
 from sartor_api.search.estimate import ACCELERATED
@@ -81,6 +82,8 @@ class LocalSteps:
         self._limits = limits
         self._command = command
         self._seals = Seals(layout.sealed)
+        self._seals.check(repository.read_text(KEY_COMMITMENT))
+        self._leaks = LeakWatch(layout, repository, self._seals)
         self._baseline = BaselineServer(engine, layout.logs)
         self._baseline_port = free_port()
 
@@ -89,8 +92,7 @@ class LocalSteps:
     def prepare(self, begin: Begin, run: RunState) -> Mapping[str, str]:
         if begin.step not in ACCELERATED:
             return {}
-        name = begin.id.replace("/", "-")
-        return {f"seeds/{name}.json": self._seals.commitment(begin.id).model_dump_json() + "\n"}
+        return {seed_path(begin.id): self._seals.commitment(begin.id).model_dump_json() + "\n"}
 
     def execute(self, begin: Begin, run: RunState, progress: Progress) -> StepOutcome:
         deadline = time.monotonic() + begin.deadline_seconds
@@ -220,6 +222,8 @@ class LocalSteps:
         except ContentError as error:
             outcome = failed("implement", error.reason, str(error), FailureClass.CANDIDATE)
             return StepOutcome(outcome.result, cost)
+        if (leak := self._leaks.files(files, "implement")) is not None:
+            return StepOutcome(leak, cost)
         done = self._repository.save_candidate(
             begin.round, current.plan.parent, files, response.implementation, time.time()
         )
@@ -243,6 +247,8 @@ class LocalSteps:
             )
             seconds = deadline - time.monotonic()
             response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
+            if (leak := self._leaks.folder(server.spec.cwd, "judge")) is not None:
+                return StepOutcome(leak)
             return StepOutcome(_with_death(response.judgement, server))
 
     def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
@@ -267,6 +273,8 @@ class LocalSteps:
                 tie_tolerance=tie_tolerance(run.spec),
             )
             response = self._role("evaluator", request, EvaluateResponse, begin, seconds, progress)
+            if (leak := self._leaks.folder(server.spec.cwd, gate)) is not None:
+                return StepOutcome(leak)
             if (death := _memory_death(server)) is not None:
                 return failed(gate, *death, FailureClass.CANDIDATE)
             if response.measurement is None:
@@ -362,10 +370,15 @@ class LocalSteps:
         return self._layout.logs / f"{begin.id.replace('/', '-')}-{what}.log"
 
     def _samples(self, begin: Begin) -> Path:
-        return _folder(self._layout.samples / begin.id.replace("/", "-"))
+        return self._planted(self._layout.samples / begin.id.replace("/", "-"))
 
     def _sealed(self, begin: Begin) -> Path:
-        return _folder(self._layout.sealed / begin.id.replace("/", "-"))
+        return self._planted(self._layout.sealed / begin.id.replace("/", "-"))
+
+    def _planted(self, folder: Path) -> Path:
+        """A folder for what is sealed, with the canary in it."""
+        write_atomic(_folder(folder) / CANARY_FILE, (self._seals.canary + "\n").encode(), mode=0o600)
+        return folder
 
     def _relative(self, path: Path | None) -> str | None:
         root = self._layout.root

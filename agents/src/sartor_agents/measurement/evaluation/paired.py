@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.environment import fingerprint
+from sartor_agents.measurement.journal import JOURNAL, JournalWriter
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse, FailureClass, Reason
-from sartor_agents.measurement.pairs import MeasurementFailure, Pair, run_pair
+from sartor_agents.measurement.pairs import MeasurementFailure, Pair, candidate_first, run_pair
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.results import PairTable, answers_to_check, speedup
 from sartor_agents.measurement.samples import GenerationRequest, Sample
-from sartor_agents.measurement.seeds import derive
 from sartor_agents.measurement.sequential import Conclusion, StopRule
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_api.search.records import Measurement, SeedCommitment
@@ -40,6 +40,7 @@ class _Paired:
     def __post_init__(self) -> None:
         self.table = PairTable(self.session.runner.stages)
         self.rule = StopRule(self.policy)
+        self.journal = JournalWriter(self.session.request.output_dir / JOURNAL, self.session.request)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -61,6 +62,7 @@ class _Paired:
                 f"{len(self.void)} were disturbed. Give more time, or a shorter window",
             )
         agreement, verified = self._verify(verify)
+        self.journal.ended(conclusion.stop or "time", pairs=len(self.pairs), void=len(self.void))
         interval = conclusion.interval
         message = f"{interval.n} pairs, ended: {conclusion.stop or 'time'}"
         return EvaluateResponse(
@@ -102,10 +104,11 @@ class _Paired:
             before = session.clock()
             pair = await run_pair(
                 session.runner, session.candidate, self.baseline, index, policy=policy, warmup=warmup,
-                candidate_first=self._candidate_first(index), keep=session.keep,
+                candidate_first=candidate_first(session.request.seed, index), keep=session.keep,
             )  # fmt: skip
             longest = max(longest, session.clock() - before)
             index += 1
+            self.journal.pair(index - 1, pair, session.runner.requests, session.clock() - session.started)
             await self._watch_handover(pair)
             if pair.void is not None:
                 self._void(pair)
@@ -116,10 +119,6 @@ class _Paired:
             conclusion = self.rule.look(self.table.combined()) or conclusion
             self._report_pair(pair, conclusion)
         return conclusion
-
-    def _candidate_first(self, index: int) -> bool:
-        """Which arm goes first is drawn by lot: what makes the interval exact (see `statistics.signed_rank_interval`)."""
-        return derive(self.session.request.seed, "order", index).integers(2) == 0
 
     async def _watch_handover(self, pair: Pair) -> None:
         watch = self.session.handover
