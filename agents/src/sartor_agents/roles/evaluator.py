@@ -1,9 +1,11 @@
 """The evaluator's process: candidate and baseline over HTTP, nothing else of either."""
 
+import functools
 import sys
 
 import uvloop
 
+from sartor_agents.judge.audit import Auditor
 from sartor_agents.judge.verify import verifier
 from sartor_agents.measurement.evaluation import evaluate
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse
@@ -14,7 +16,9 @@ from sartor_agents.roles.process import serve
 
 def answer(request: EvaluateRequest) -> EvaluateResponse:
     request.output_dir.mkdir(parents=True, exist_ok=True)
-    return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=JsonLines()))
+    opened = functools.cache(open_reference)  # its weights are loaded once
+    verify, audit = verifier(opened), Auditor(opened)
+    return uvloop.run(evaluate(request, verify=verify, audit=audit, progress=JsonLines()))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.progress import Progress, silent
 from sartor_agents.scenarios import ScenarioError
 
-from .paired import Verify, paired
+from .paired import Audit, Verify, paired
 from .session import Session
 from .single import single
 
-__all__ = ["Verify", "evaluate"]
+__all__ = ["Audit", "Verify", "evaluate"]
 
 
 async def evaluate(
     request: EvaluateRequest,
     *,
     verify: Verify,
+    audit: Audit | None = None,
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> EvaluateResponse:
@@ -33,7 +34,7 @@ async def evaluate(
     try:
         _check(request)
         session = await Session.open(request, progress, clock)
-        response = await (single(session) if request.mode == "single" else paired(session, verify))
+        response = await (single(session) if request.mode == "single" else paired(session, verify, audit))
     except ScenarioError as error:
         response = _failed(Reason.BAD_REQUEST, FailureClass.INFRASTRUCTURE, str(error))
     except MeasurementFailure as error:
