@@ -17,7 +17,8 @@ from sartor_agents.evidence.deliver import deliver
 from sartor_agents.evidence.statement import PROVENANCE, Statement, byproducts
 from sartor_agents.measurement.evaluation import evaluate
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest
-from sartor_agents.measurement.samples import Sample, read_samples, write_samples
+from sartor_agents.measurement.sample_file import read_samples, write_samples
+from sartor_agents.measurement.samples import Sample
 from sartor_agents.run.driver import Driver, StepOutcome
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.repository import RunRepository

@@ -63,10 +63,13 @@ def test_a_role_that_cannot_read_its_request_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_judge_with_the_real_reference(chain_model: Path, tmp_path: Path) -> None:
     async def run(behaviour: Behaviour) -> tuple[int, str, bytes]:
-        async with serving(chain_model, behaviour) as mine:
+        # These servers make their log-probabilities up; a baseline like them answers bad input like them.
+        behaviour.logprobs = False
+        async with serving(chain_model, behaviour) as mine, serving(chain_model) as theirs:
             request = {
-                "candidate": {"url": mine.url}, "model_dir": str(chain_model), "scenario": SCENARIO, "seed": "12" * 32,
-                "output_dir": str(tmp_path), "samples": 3, "idle_connections": 5,
+                "candidate": {"url": mine.url}, "baseline": {"url": theirs.url}, "model_dir": str(chain_model),
+                "scenario": SCENARIO, "seed": "12" * 32, "output_dir": str(tmp_path), "samples": 3,
+                "idle_connections": 5, "logprobs": "ifOffered",
             }  # fmt: skip
             return await role("judge", tmp_path, request)
 

@@ -18,7 +18,8 @@ from sartor_agents.evidence.history import HistoryError
 from sartor_agents.evidence.replay import claims, replay
 from sartor_agents.measurement.environment import evaluator_digest
 from sartor_agents.measurement.journal import JOURNAL, Journal, JournalError, read_journal
-from sartor_agents.measurement.samples import Sample, read_samples
+from sartor_agents.measurement.sample_file import read_samples
+from sartor_agents.measurement.samples import Sample
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_agents.run.requests import measurement_policy
 from sartor_agents.scenarios import Scenario, ScenarioError, open_scenario, scenario_spec

@@ -176,15 +176,18 @@ class LoadClient:
         workers: Iterable[Iterator[tuple[GenerationRequest, Purpose]]],
         *,
         until: Callable[[], float | None] = lambda: None,
+        enough: Callable[[Sent], bool] = lambda _: False,
     ) -> list[Sent]:
         """One request in flight per worker, each worker drawing from its own iterator.
 
-        A worker sends nothing more once its iterator ends or the clock has passed `until()`; what is in flight then
-        is waited for, so that no slow request is cut out of the record.
+        A worker sends nothing more once its iterator ends, the clock has passed `until()` or `enough` was true of an answer;
+        what is in flight then is waited for, so that no slow request is cut out of the record.
         """
         sent: list[Sent] = []
+        over = False
 
         async def work(requests: Iterator[tuple[GenerationRequest, Purpose]]) -> None:
+            nonlocal over
             connection: Connection | None = None
             try:
                 for request, purpose in requests:
@@ -193,8 +196,9 @@ class LoadClient:
                     if one.exchange.error is not None or one.exchange.status != 200:
                         # A loop against a server that refuses at once must not spin; a user would not either.
                         await asyncio.sleep(_AFTER_FAILURE)
+                    over = over or enough(one)
                     limit = until()
-                    if limit is not None and self.clock() >= limit:
+                    if over or (limit is not None and self.clock() >= limit):
                         break
             finally:
                 if connection is not None:

@@ -37,14 +37,28 @@ class Reason(StrEnum):
     MEASURED = "Measured"
     OUTPUT_DIVERGED = "OutputDiverged"
     OUTPUT_TOO_SHORT = "OutputTooShort"
+    ANSWER_MISLABELLED = "AnswerMislabelled"
+    TIES_TOO_FREQUENT = "TiesTooFrequent"
+    LOGPROBS_REFUSED = "LogprobsRefused"
+    LOGPROBS_HANDED_OVER = "LogprobsHandedOver"
+    LOGPROBS_INCONSISTENT = "LogprobsInconsistent"
+    LOGPROBS_DIVERGED = "LogprobsDiverged"
+    LOGPROBS_CHANGED_OUTPUT = "LogprobsChangedOutput"
+    LOGPROBS_COMPUTED_ELSEWHERE = "LogprobsComputedElsewhere"
     REQUEST_FAILED = "RequestFailed"
     TOKEN_COUNT_MISMATCH = "TokenCountMismatch"
     BATCH_VARIANT = "BatchVariant"
     PREDICTION_CHANGED_OUTPUT = "PredictionChangedOutput"
     STREAMING_CHANGED_OUTPUT = "StreamingChangedOutput"
     DISCONNECT_CHANGED_OUTPUT = "DisconnectChangedOutput"
+    CACHE_CHANGED_OUTPUT = "CacheChangedOutput"
+    PREFIX_POISONED = "PrefixPoisoned"
+    CROSS_TALK = "CrossTalk"
+    COMPLETION_CACHED = "CompletionCached"
     BAD_INPUT_ACCEPTED = "BadInputAccepted"
     BAD_INPUT_CRASHED = "BadInputCrashed"
+    INPUT_REFUSED = "InputRefused"
+    CHECK_TIMED_OUT = "CheckTimedOut"
     CANDIDATE_UNREACHABLE = "CandidateUnreachable"
     CANDIDATE_DIED = "CandidateDied"
     HANDED_OVER = "HandedOver"
@@ -73,14 +87,28 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.MEASURED: "The interval rests on the replicates that the policy asks for.",
     Reason.OUTPUT_DIVERGED: "A greedy answer left the reference at a position that is no tie.",
     Reason.OUTPUT_TOO_SHORT: "An answer had fewer tokens than the request fixed.",
+    Reason.ANSWER_MISLABELLED: "An answer is longer than `max_tokens`, or gives a `finish_reason` that cannot be true.",
+    Reason.TIES_TOO_FREQUENT: "More tokens differ from the reference at its near-ties than rounding explains.",
+    Reason.LOGPROBS_REFUSED: "The server does not report log-probabilities, so its numbers cannot be checked.",
+    Reason.LOGPROBS_HANDED_OVER: "Requests with `logprobs` were served by the baseline, not by the candidate.",
+    Reason.LOGPROBS_INCONSISTENT: "The reported log-probabilities do not belong to the answer, or are no probabilities.",
+    Reason.LOGPROBS_DIVERGED: "Log-probabilities are further from the reference than rounding explains.",
+    Reason.LOGPROBS_CHANGED_OUTPUT: "The text of a request with `logprobs` differs from the text without.",
+    Reason.LOGPROBS_COMPUTED_ELSEWHERE: "Answers with `logprobs` come so much slower that something else computes the text.",
     Reason.REQUEST_FAILED: "A well-formed request inside the envelope was not answered completely.",
     Reason.TOKEN_COUNT_MISMATCH: "The server's `usage` disagrees with our own count of the text it sent.",
     Reason.BATCH_VARIANT: "A request alone and the same request among others gave different text.",
     Reason.PREDICTION_CHANGED_OUTPUT: "A right, wrong or absent prediction changed the text.",
     Reason.STREAMING_CHANGED_OUTPUT: "Streamed and not streamed text differ.",
     Reason.DISCONNECT_CHANGED_OUTPUT: "After another client disconnected in mid-stream the text differs.",
+    Reason.CACHE_CHANGED_OUTPUT: "A repeated prompt, or one kept out of caches by its `cache_salt`, gave another text.",
+    Reason.PREFIX_POISONED: "Prompts that share a prefix changed each other's answers.",
+    Reason.CROSS_TALK: "A client got the text of another client's answer.",
+    Reason.COMPLETION_CACHED: "A repeated prompt is answered without computing it: whole answers are kept by their prompt.",
     Reason.BAD_INPUT_ACCEPTED: "Bad input got something else than a clear 4xx or a hand-over.",
     Reason.BAD_INPUT_CRASHED: "Bad input made the server crash, hang or turn unhealthy.",
+    Reason.INPUT_REFUSED: "The server refuses what vLLM serves.",
+    Reason.CHECK_TIMED_OUT: "A check of the judge was not over within its time: the server hangs or crawls.",
     Reason.CANDIDATE_UNREACHABLE: "The candidate did not answer /health when the role started.",
     Reason.CANDIDATE_DIED: "The candidate stopped answering in the middle.",
     Reason.HANDED_OVER: "The baseline served requests that were sent to the candidate inside its envelope.",
@@ -257,7 +285,15 @@ class JudgeRequest(Message):
     tie_tolerance: float = Field(default=0.05, ge=0)
     request_timeout: float = Field(default=120.0, gt=0)
     stall_timeout: float = Field(default=30.0, gt=0)
-    idle_connections: int = Field(default=200, ge=0)
+    idle_connections: int = Field(
+        default=2000,
+        ge=0,
+        description="held open and silent; fewer where the limit of open files is lower (it is said)",
+    )
+    logprobs: Literal["required", "ifOffered"] = Field(
+        default="required",
+        description="ifOffered: a server that refuses `logprobs` is judged by its text alone (an endpoint that is no stack)",
+    )
     max_model_len: int | None = Field(
         default=None, ge=1, description="the envelope; over-long input is made from it (default: config.json)"
     )
@@ -280,6 +316,10 @@ class JudgeResponse(Message):
     judgement: Judgement
     checks: tuple[Check, ...] = ()
     agreement: float | None = Field(default=None, description="teacher-forced top-1 agreement with the reference")
+    logprob_distance: float | None = Field(
+        default=None, description="mean |Δ log p| of the written tokens against the fp32 reference, nats"
+    )
+    logprob_limit: float | None = Field(default=None, description="what it may be, from the baseline's own distance")
     samples: int = 0
     ties: int = 0
     handovers: int | None = None

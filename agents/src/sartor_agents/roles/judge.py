@@ -5,8 +5,9 @@ from pathlib import Path
 
 import uvloop
 
-from sartor_agents.judge.accuracy import Checker
+from sartor_agents.checkpoints import cache_folder
 from sartor_agents.judge.gate import judge
+from sartor_agents.judge.reference_check import Checker
 from sartor_agents.measurement.messages import JudgeRequest, JudgeResponse
 from sartor_agents.measurement.progress import JsonLines
 from sartor_agents.roles.process import serve
@@ -16,7 +17,7 @@ def open_reference(model_dir: Path) -> Checker:
     """The reference of a model folder. Imported here: torch takes seconds and memory that a measurement must not share."""
     from sartor_agents.judge.reference import Reference
 
-    return Reference(model_dir)
+    return Reference(model_dir, cache_dir=cache_folder() / "reference")
 
 
 def answer(request: JudgeRequest) -> JudgeResponse:

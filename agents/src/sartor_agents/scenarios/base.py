@@ -4,9 +4,9 @@ A scenario decides *what* is sent and which number is its objective; how it is s
 `sartor_agents.measurement`. Judge and evaluator draw from the same streams, so that a server cannot tell them apart.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sartor_agents.measurement.samples import GenerationRequest, Purpose
 
@@ -88,6 +88,10 @@ class Scenario(Protocol):
 
     def stream(self, stage: Stage, purpose: Purpose, window: int) -> Iterator[GenerationRequest]:
         """Fresh requests, conditions in turn. Warm-up requests are plain and short."""
+        ...
+
+    def prompt_ids(self, body: Mapping[str, Any]) -> tuple[int, ...]:
+        """Token ids that a server gives the model for the `prompt` or `messages` of a body in this scenario's contract."""
         ...
 
     async def prepare(self, requests: Sequence[GenerationRequest], oracle: Oracle) -> list[GenerationRequest]:

@@ -74,6 +74,11 @@ class Chat:
             yield self._request(f"{purpose}/{stage.name}/{window}/{number}", stage.name, self._text.decode(ids), tokens)
             number += 1
 
+    def prompt_ids(self, body: Mapping[str, Any]) -> tuple[int, ...]:
+        if self._template is not None and "messages" in body:
+            return self._template.ids(body["messages"])
+        return self._text.ids_of(body["prompt"])
+
     async def prepare(self, requests: Sequence[GenerationRequest], oracle: Oracle) -> list[GenerationRequest]:
         return list(requests)
 

@@ -16,18 +16,19 @@ from sartor_agents.measurement.sample_file import SamplesNotWrittenError
 from sartor_agents.measurement.sequential import StopRule
 from sartor_agents.scenarios import ScenarioError
 
-from .paired import Verify, paired
+from .paired import Audit, Verify, paired
 from .peaks import find_peaks
 from .session import Session
 from .single import single
 
-__all__ = ["Verify", "evaluate"]
+__all__ = ["Audit", "Verify", "evaluate"]
 
 
 async def evaluate(
     request: EvaluateRequest,
     *,
     verify: Verify,
+    audit: Audit | None = None,
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
 ) -> EvaluateResponse:
@@ -35,7 +36,7 @@ async def evaluate(
     begun = clock()
     try:
         _check(request)
-        response = await _measured(await Session.open(request, progress, clock), verify)
+        response = await _measured(await Session.open(request, progress, clock), verify, audit)
     except ScenarioError as error:
         response = _failed(Reason.BAD_REQUEST, FailureClass.INFRASTRUCTURE, str(error))
     except MeasurementFailure as error:
@@ -45,11 +46,11 @@ async def evaluate(
     return response.model_copy(update={"seconds": clock() - begun})
 
 
-async def _measured(session: Session, verify: Verify) -> EvaluateResponse:
+async def _measured(session: Session, verify: Verify, audit: Audit | None) -> EvaluateResponse:
     """The measurement, its samples finished with it; those of a failure are evidence as well, those of a crash are not."""
     try:
         await find_peaks(session)
-        response = await (single(session) if session.request.mode == "single" else paired(session, verify))
+        response = await (single(session) if session.request.mode == "single" else paired(session, verify, audit))
     except (MeasurementFailure, ScenarioError):
         session.file.close()
         raise

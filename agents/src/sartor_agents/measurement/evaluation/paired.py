@@ -1,7 +1,7 @@
 """Candidate against baseline: pairs until a look concludes; then the answers of the windows are checked."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sartor_agents.measurement.client import LoadClient
@@ -22,10 +22,14 @@ Verify = Callable[[Sequence[tuple[GenerationRequest, Sample]], TokenCounter, Eva
 """Checks answers against the reference: None, or a sentence on the first that is wrong."""
 
 
-async def paired(session: Session, verify: Verify) -> EvaluateResponse:
+Audit = Callable[[Session, Sequence[Pair]], Awaitable[None]]
+"""A last look at the candidate after the windows of a confirmation. Raises `MeasurementFailure`."""
+
+
+async def paired(session: Session, verify: Verify, audit: Audit | None = None) -> EvaluateResponse:
     """Measure both servers of `session`. Raises `MeasurementFailure`."""
     assert session.baseline is not None
-    return await _Paired(session, session.baseline).measure(verify)
+    return await _Paired(session, session.baseline).measure(verify, audit)
 
 
 @dataclass
@@ -51,7 +55,7 @@ class _Paired:
     def policy(self) -> MeasurementPolicy:
         return self.session.policy
 
-    async def measure(self, verify: Verify) -> EvaluateResponse:
+    async def measure(self, verify: Verify, audit: Audit | None) -> EvaluateResponse:
         session, policy = self.session, self.policy
         conclusion = await self._collect()
         if conclusion is None:
@@ -62,6 +66,9 @@ class _Paired:
                 f"{len(self.void)} were disturbed. Give more time, or a shorter window",
             )
         agreement, verified = self._verify(verify)
+        if audit is not None and session.request.confirmation:
+            session.progress("audit", message="comparing log-probabilities, and the time they take")
+            await audit(session, self.pairs)
         self.journal.ended(conclusion.stop or "time", pairs=len(self.pairs), void=len(self.void))
         interval = conclusion.interval
         message = f"{interval.n} pairs, ended: {conclusion.stop or 'time'}"
