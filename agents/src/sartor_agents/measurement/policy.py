@@ -23,7 +23,7 @@ class MeasurementPolicy(BaseModel):
     )
     minimum_speedup: float = Field(default=1.0, gt=0, description="stop early once the interval clears it")
     precision: float = Field(default=0.01, gt=0, description="stop early once the half-width of the log ratio is below")
-    window_seconds: float = Field(default=2.0, gt=0, description="scored part of a throughput window")
+    window_seconds: float = Field(default=4.0, gt=0, description="scored part of a throughput window")
     requests_per_condition: int = Field(default=1, ge=1, description="per window, where requests are timed singly")
     warmup_requests: int = Field(default=1, ge=1, description="per slot and window, at least")
     warmup_requests_max: int = Field(default=8, ge=1)
@@ -61,7 +61,7 @@ class MeasurementPolicy(BaseModel):
             "replicates_min": 6,
             "replicates_max": 40,
             "single_windows": 2,
-            "window_seconds": 1.5,
+            "window_seconds": 2.0,
             "warmup_requests_max": 3,
             "precision": 0.05,
             "wall_clock": 240.0,
@@ -79,7 +79,6 @@ class MeasurementPolicy(BaseModel):
             "replicates_min": 10,
             "replicates_max": 240,
             "single_windows": 9,
-            "window_seconds": 3.0,
             "precision": 0.005,
             "invalid_pairs_max": 80,
             "wall_clock": 3600.0,
