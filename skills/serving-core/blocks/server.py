@@ -26,7 +26,7 @@ from .text_model import TextModel
 
 log = logging.getLogger("stack.server")
 
-# Longer than proxies keep an idle connection to an upstream (Envoy: an hour, nginx: a minute), so that the proxy closes first
+# Longer than proxies keep an idle connection to an upstream (Envoy: an hour, nginx: a minute), so that it closes first
 # and no request meets a connection that is just being closed: a POST is not sent twice, its user would see a 503.
 _KEEP_ALIVE_SECONDS = 3900
 _BACKLOG = 4096
