@@ -21,6 +21,7 @@ from aiohttp import web
 
 import sartor_demo
 from sartor_demo.load import Load, outcome_of
+from sartor_demo.slow import RUNS, STANDS
 from sartor_demo.traffic import SHORT_TOKENS, STREAM_TOKENS, Generator, Outcome, Plan, body, schedule
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -342,9 +343,10 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
             free = count(1.0)
             brake.touch()
             time.sleep(0.5)
-            braked = count(2.0) / 2
+            turn = RUNS + STANDS
+            braked = count(2 * turn) / (2 * turn)
             brake.unlink()
-            time.sleep(0.5)
+            time.sleep(turn)
             again = count(1.0)
             brake.touch()
             time.sleep(0.5)
