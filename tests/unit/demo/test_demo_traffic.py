@@ -329,10 +329,14 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
     slow, brake = Path(sartor_demo.__file__).with_name("slow.py"), tmp_path / "slow"
     output = tmp_path / "output"
 
-    def count(seconds: float) -> int:
-        before = output.stat().st_size
-        time.sleep(seconds)
-        return output.stat().st_size - before
+    def stopped(pid: int, seconds: float) -> float:
+        """The share of the time that the kernel names the process as stopped; what else is computed here changes nothing."""
+        looks = []
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            looks.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+            time.sleep(0.02)
+        return sum(looks) / len(looks)
 
     with output.open("wb") as out:
         process = subprocess.Popen([sys.executable, str(slow), str(brake), sys.executable, "-c", _COUNTS], stdout=out)
@@ -340,21 +344,23 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
             deadline = time.monotonic() + 20
             while not output.stat().st_size and time.monotonic() < deadline:
                 time.sleep(0.02)
-            free = count(1.0)
+            stack = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+            free = stopped(stack, 1.0)
             brake.touch()
             time.sleep(0.5)
             turn = RUNS + STANDS
-            braked = count(2 * turn) / (2 * turn)
+            braked = stopped(stack, 2 * turn)
             brake.unlink()
             time.sleep(turn)
-            again = count(1.0)
+            again = stopped(stack, 1.0)
             brake.touch()
             time.sleep(0.5)
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 7, "its exit code is the stack's"
     assert output.read_bytes().endswith(b"ended well\n"), "also a stack that stands still is told to end"
-    assert braked < 0.5 * min(free, again), (free, braked, again)
+    assert (free, again) == (0, 0)
+    assert 0.5 < braked < 0.85, "two thirds of its time"
 
 
 def test_a_stack_that_a_signal_ended_says_so(tmp_path: Path) -> None:
