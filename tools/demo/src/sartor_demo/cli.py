@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from sartor_demo.errors import DemoError
 from sartor_demo.installing import apply, install
 from sartor_demo.node import BRAKE_FILE, NODE, ROOT, SLOW_COMMAND, Node, environments
 from sartor_demo.stage import ERROR, PROMOTED, ROLLED_BACK, Ending, Stage, Users
+from sartor_demo.traffic import STREAMS
 from sartor_devcluster import DevCluster, DevclusterError, NotRunningError
 
 CLUSTER = "demo"
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     users = up.add_argument_group("users (the load generator)")
     users.add_argument("--rate", type=float, default=3.0, help="requests a second (default: %(default)g)")
     users.add_argument("--arrivals", choices=["poisson", "fixed"], default="poisson", help="default: %(default)s")
-    users.add_argument("--streams", type=float, default=0.5, help="share of streams (default: %(default)g)")
+    users.add_argument("--streams", type=float, default=STREAMS, help="share of streams (default: %(default)g)")
     users.add_argument(
         "--outside", type=float, default=0.0, help="share outside of the stack's envelope (default: %(default)g)"
     )
@@ -63,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     otherwise, or requests were lost; 1: a problem, in a sentence."""
     chosen = parser().parse_args(arguments)
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # told to end, it ends its users first
     try:
         return _down() if chosen.command == "down" else _up(chosen, begun)
     except (DemoError, DevclusterError, BaselineEnvironmentError) as error:

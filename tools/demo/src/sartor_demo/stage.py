@@ -16,7 +16,7 @@ from sartor_demo.board import Board, View
 from sartor_demo.errors import DemoError
 from sartor_demo.follow import Events, Json, News, over, phase_of, stuck
 from sartor_demo.load import Load, outcome_of
-from sartor_demo.traffic import STREAM_TOKENS, WORDS, Plan
+from sartor_demo.traffic import STREAM_TOKENS, STREAMS, WORDS, Plan
 from sartor_devcluster import DevCluster
 
 PROMOTED, ROLLED_BACK, ERROR = "Promoted", "RolledBack", "Error"
@@ -40,7 +40,7 @@ class Users:
     rate: float = 3.0
     seed: int = 1
     arrivals: str = "poisson"
-    streams: float = 0.5
+    streams: float = STREAMS
     outside: float = 0.0
 
 

@@ -29,6 +29,9 @@ WORDS = ("def", "return", "self", "value", "index", "store", "total", "name", "p
 PROMPT_WORDS = 8
 SHORT_TOKENS, STREAM_TOKENS = (6, 14), (16, 32)
 """Fewest and most tokens that a short request and a stream ask for."""
+STREAMS = 0.7
+"""Share of requests that are streamed. Not a half: the median over both kinds would lie in the gap between them, where a
+handful of requests moves it from the slowest short one to the fastest stream, and no verdict on it comes to an end."""
 OUTSIDE = {"truncate_prompt_tokens": 64}
 """What the baseline does and a stack hands over to it, at no cost."""
 DONE = b"data: [DONE]"
@@ -48,7 +51,7 @@ class Plan:
     seconds: float = 600.0
     seed: int = 1
     arrivals: Literal["poisson", "fixed"] = "poisson"
-    streams: float = 0.5
+    streams: float = STREAMS
     outside: float = 0.0
     timeout: float = 120.0
     edits: Sequence[tuple[str, str]] = ()
