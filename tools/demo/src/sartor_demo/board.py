@@ -128,7 +128,7 @@ def render(board: Board) -> RenderableType:
     """The screen."""
     if not board.shown:
         return Text("")
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # fits into 80 columns
     for title in (
         "arm",
         "weight",
@@ -153,7 +153,7 @@ def render(board: Board) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble((str(board.rollout["metadata"]["name"]), "bold"), f"  {board.head()}"),
         table,
-        Text(f"verdict  {outcome or '-'}  {why}", style=style, overflow="ellipsis", no_wrap=True),
+        Text(f"verdict  {outcome or '-'}  {why}", style=style),
     ]
     if following := what_next(board.rollout):
         parts.append(Text(f"next     {following}"))
