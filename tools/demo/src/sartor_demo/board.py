@@ -136,7 +136,7 @@ def render(board: Board) -> RenderableType:
         "ready",
         "samples",
         "errors",
-        "hand-overs",
+        "handover",
         "answers",
         "lost",
         "first",
