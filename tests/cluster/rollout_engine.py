@@ -1,17 +1,20 @@
-"""An engine that answers at a known pace, for rollouts at a real Gateway: `python rollout_engine.py ADDRESS PORT NAME`.
+"""An engine that answers at a known pace, for rollouts at a real Gateway.
+
+    python rollout_engine.py ADDRESS PORT NAME [JOURNAL]
 
 `POST /v1/completions`, streamed or not; the text follows from the prompt, so two engines agree unless told otherwise. A line
 is printed when it serves. Beside that, for the test alone:
 
 - `POST /behave`, JSON of `Behaviour`: what it does from the next request on.
 - `GET /requests`: JSON, of each request its id, when it came (Unix seconds), whether it was failed on purpose; one that came
-  twice is there twice.
+  twice is there twice. It knows of this life only; a line of JSON for each in the file JOURNAL outlives it, however it ends.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import random
 import sys
 import time
@@ -47,15 +50,16 @@ def words(prompt: str, count: int, *, other: bool) -> list[str]:
 
 
 class Engine:
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, journal: str | None = None) -> None:
         self._random = random.Random(seed)
+        self._journal = None if journal is None else os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._behaviour = Behaviour()
         self._requests: list[tuple[str, float, bool]] = []
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         came, behaviour = time.time(), self._behaviour
         failed, hangs = self._random.random() < behaviour.fail, self._random.random() < behaviour.hang
-        self._requests.append((request.headers.get("X-Request-Id", ""), came, failed or hangs))
+        self._note((request.headers.get("X-Request-Id", ""), came, failed or hangs))
         asked: dict[str, Any] = await request.json()
         if failed:
             return web.json_response({"error": {"message": "planted"}}, status=500)
@@ -84,6 +88,11 @@ class Engine:
             await response.write_eof()
         return response
 
+    def _note(self, request: tuple[str, float, bool]) -> None:
+        self._requests.append(request)
+        if self._journal is not None:
+            os.write(self._journal, json.dumps(request).encode() + b"\n")
+
     async def behave(self, request: web.Request) -> web.Response:
         self._behaviour = Behaviour(**await request.json())
         return web.json_response({"at": time.time()})
@@ -108,8 +117,8 @@ async def _until(moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - asyncio.get_running_loop().time()))
 
 
-async def main(address: str, port: int, name: str) -> None:
-    engine = Engine(name)
+async def main(address: str, port: int, name: str, journal: str | None = None) -> None:
+    engine = Engine(name, journal)
     app = web.Application()
     app.router.add_post("/v1/completions", engine.complete)
     app.router.add_post("/behave", engine.behave)
@@ -122,4 +131,4 @@ async def main(address: str, port: int, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]))

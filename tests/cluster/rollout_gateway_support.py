@@ -1,7 +1,8 @@
 """What the tests of rollouts at a real Gateway share: two engines behind Services, users, the operator, and a probe's pod.
 
-Real are the API server, Contour and Envoy, the operator with Envoy's access log, the load, and the probe. There is no node:
-the engines are processes with pod addresses in the cluster's network, and EndpointSlices that the test writes point at them.
+Real are the API server, Contour and Envoy, the operator with Envoy's access log, the load, and the probe. There is no node
+unless a test brings some (`rollout_gateway_nodes`): the engines are processes with pod addresses in the cluster's network,
+and EndpointSlices that the test writes point at them.
 The probe's pod is bound by the real scheduler to a scripted kubelet's node; `ProbePods` runs its container's command, as it
 stands in the pod, as a process with the pod's address, and says that it is ready.
 """
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from faults_support import MERGE, Api
 from operator_support import Kubelet, OperatorProcess, apply, prepare, wait_for
@@ -35,16 +36,31 @@ HALF: list[dict[str, Any]] = [{"weight": 50, "hold": "1h"}]
 """A step that no verdict passes: it ends by what is done to it."""
 
 
+class Asked(Protocol):
+    """An engine that can tell what it was asked, unless it has `ended` for good."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def ended(self) -> bool: ...
+    def requests(self) -> list[Came]: ...
+
+
+E = TypeVar("E", bound=Asked)
+Arms = Callable[[DevCluster, Api, str], contextlib.AbstractContextManager[tuple[E, E]]]
+"""Brings baseline and candidate, each behind its Service, into a namespace; they end with it."""
+
+
 @dataclass
-class Live:
+class Live(Generic[E]):
     """A namespace with two engines behind Services, an operator, and users at the Gateway."""
 
     cluster: DevCluster
     api: Api
     namespace: str
     host: str
-    baseline: Engine
-    candidate: Engine
+    baseline: E
+    candidate: E
     operator: OperatorProcess
     kept: Kept
     folder: Path
@@ -146,13 +162,13 @@ class Live:
 
     # --- endpoints
 
-    def endpoints(self, engine: Engine, *, there: bool) -> float:
+    def endpoints(self: "Live[Engine]", engine: Engine, *, there: bool) -> float:
         """Whether a Service has its one endpoint; when that was answered (Unix seconds)."""
         ends = [{"addresses": [engine.address], "conditions": {"ready": True}}] if there else []
         self.api.send("PATCH", ENDPOINT_SLICE.path(self.namespace, engine.name), {"endpoints": ends}, MERGE)
         return time.time()
 
-    def answered(self, engine: Engine, since: float) -> int:
+    def answered(self, engine: Asked, since: float) -> int:
         """How many requests of users came to an engine after a moment (Unix seconds)."""
         assert self.users is not None
         return sum(one.at > since and one.id in self.users.outcomes for one in engine.requests())
@@ -212,7 +228,29 @@ def reason(status: dict[str, Any], kind: str) -> str:
 
 
 @contextlib.contextmanager
-def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> Generator[Live]:
+def processes(cluster: DevCluster, api: Api, namespace: str) -> Generator[tuple[Engine, Engine]]:
+    """Both arms without a node: the test says which endpoints they have (`Live.endpoints`)."""
+    with contextlib.ExitStack() as stack:
+
+        def arm(name: str, address: str) -> Engine:
+            engine = Engine(cluster, name, address)
+            stack.callback(engine.end)
+            apply(cluster, _service(namespace, name))
+            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(namespace, engine))
+            return engine
+
+        yield arm(BASELINE, "10.244.40.1"), arm(CANDIDATE, "10.244.40.2")
+
+
+@contextlib.contextmanager
+def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> "Generator[Live[Engine]]":
+    """`live_with` arms that need no node."""
+    with live_with(processes, cluster, folder, inside=inside) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def live_with(arms: Arms[E], cluster: DevCluster, folder: Path, *, inside: bool = False) -> "Generator[Live[E]]":
     """All of it but the rollout. `inside`: the operator runs in the cluster's network, where it reaches a probe."""
     api, namespace = Api(cluster.kubeconfig), f"live-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", namespace, check=True)
@@ -223,15 +261,10 @@ def live(cluster: DevCluster, folder: Path, *, inside: bool = False) -> Generato
     if inside:
         process.command = with_names(cluster, process.command, folder)
     with contextlib.ExitStack() as stack:
-        engines: list[Engine] = []
-        for number, name in enumerate((BASELINE, CANDIDATE), start=1):
-            engine = Engine(cluster, name, f"10.244.40.{number}")
-            stack.callback(engine.end)
-            engines.append(engine)
-            apply(cluster, _service(namespace, name))
-            api.send("POST", ENDPOINT_SLICE.path(namespace), _slice(namespace, engine))
+        baseline, candidate = stack.enter_context(arms(cluster, api, namespace))
         kept = stack.enter_context(Kept(process))
-        made = Live(cluster, api, namespace, f"{namespace}.example.com", *engines, process, kept, folder)
+        host = f"{namespace}.example.com"
+        made = Live(cluster, api, namespace, host, baseline, candidate, process, kept, folder)
         stack.callback(lambda: made.users.end() if made.users is not None else None)
         yield made
     _clear(api, cluster, namespace)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sartor_api.serving_rollout import VerdictSummary
 from sartor_operator.connection import Connection
-from sartor_operator.rollout.samples import ArmCounts, Reading, StepAsked
+from sartor_operator.rollout.samples import ArmCounts, ArmsAsked, Reading, StepAsked
 from sartor_operator.settings import Settings
 from sartor_operator.shell import Options, run
 from sartor_operator.times import at
@@ -28,6 +28,9 @@ class FromFile:
         verdict = {"outcome": outcome, "at": at(time.time()), "message": f"the test says {outcome}"}
         counts = ArmCounts(samples=int(time.time() - step.since))
         return Reading(VerdictSummary.model_validate(verdict), counts, counts)
+
+    def outage(self, arms: ArmsAsked) -> None:
+        return None
 
 
 def main() -> None:

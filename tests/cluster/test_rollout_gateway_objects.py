@@ -1,7 +1,7 @@
 """What becomes of traffic at a real Gateway when objects go or come in the middle of a rollout.
 
-The rollout itself at each of its steps, its route, an arm's Service, a second rollout for the same route, an arm's node;
-and an arm that lies now and then.
+The rollout itself at each of its steps, its route, an arm's Service, a second rollout for the same route, an arm's process;
+and an arm that lies now and then. Nodes that are lost: `test_rollout_gateway_nodes`.
 """
 
 import time
@@ -13,7 +13,7 @@ import pytest
 from devcluster_support import need
 from gateway_support import gateway_cluster
 from operator_support import apply, wait_for
-from rollout_gateway_parts import BASELINE, CANDIDATE
+from rollout_gateway_parts import BASELINE, CANDIDATE, Engine
 from rollout_gateway_support import ANALYSIS, ERRORS, HALF, PARENT, Live, live, node, prepared, reason
 
 from sartor_devcluster import DevCluster
@@ -136,24 +136,40 @@ def test_a_second_rollout_for_the_same_route_waits_and_moves_nothing(made: Live)
     account.assert_each_once()
 
 
-def test_an_arm_whose_node_is_lost_is_given_up_and_only_its_share_is(made: Live) -> None:
-    """Played: its process is gone at once, its endpoint 40 s later, as a node's controller waits so long."""
+def test_a_restart_that_kubernetes_does_not_notice_costs_seconds_and_is_no_regression(
+    made: Live[Engine],
+) -> None:
+    """The engine is away for 15 s, its endpoint is said to be ready all the time: its share goes to the other arm, and is
+    tried again after a minute."""
     made.begin(HALF, [ERRORS])
     made.come()
     made.at_step(1)
     time.sleep(5.0)
     lost_at = time.time()
     made.candidate.end()
-    time.sleep(40.0)
-    went = made.endpoints(made.candidate, there=False)
     wait_for("nothing for it", lambda: made.shares() == {BASELINE: 100, CANDIDATE: 0}, 20, every=0.02)
-    status = wait_for("it says so", lambda: (s := made.status()).get("phase") in ("Frozen", "RolledBack") and s, 30)
-    time.sleep(3.0)
-    account = made.account()
+    moved = time.time()
+    assert reason(made.reaches("Frozen", 10), "Frozen") == "CandidateUnreachable"
+    time.sleep(max(0.0, lost_at + 15.0 - time.time()))
+    before, made.candidate = made.candidate, Engine(made.cluster, CANDIDATE, made.candidate.address)
+    try:
+        wait_for("half and half again", lambda: made.shares() == {BASELINE: 50, CANDIDATE: 50}, 120, every=0.05)
+        again = time.time()
+        assert again - moved > 60.0, "it is tried when Kubernetes would have known"
+        made.reaches("Progressing", 20)
+        wait_for("answers", lambda: made.answered(made.candidate, again) > 50, 20)
+        account = made.account()
+    finally:
+        made.candidate.end()
     records = [account.records[one.id] for one in account.lost]
-    print(f"node lost: {status['phase']} ({status['message']}); {len(records)} lost; {account.told()}")
-    assert all(r.backend is not None and r.backend.service == CANDIDATE for r in records)
-    assert lost_at - 3.0 < min(r.started for r in records) and max(r.started for r in records) < went + 2.0
+    last = max(r.started for r in records) - lost_at
+    print(
+        f"restart unseen: weights after {moved - lost_at:.1f} s, again after {again - lost_at:.0f} s; {len(records)} lost, "
+        f"the last after {last:.1f} s; {account.told()}"
+    )
+    assert before.ended and all(r.backend is not None and r.backend.service == CANDIDATE for r in records)
+    assert lost_at - 3.0 < min(r.started for r in records) and last < moved - lost_at + 2.0
+    assert set(account.carried_out().values()) == {1}
 
 
 def test_garbage_in_one_answer_of_a_hundred_is_found_by_the_copies(gateway: DevCluster, tmp_path: Path) -> None:

@@ -94,6 +94,14 @@ class Reason(_Documented):
     BOTH_ARMS_BAD = "BothArmsBad", "Both arms break the guardrail, so it says nothing about the candidate."
     BASELINE_NOT_READY = "BaselineNotReady", "The baseline has no ready capacity for all traffic."
     CANDIDATE_NOT_READY = "CandidateNotReady", "The candidate has no ready capacity for its share."
+    BASELINE_UNREACHABLE = (
+        "BaselineUnreachable",
+        "The gateway cannot connect to the baseline, whose endpoints are ready, while the candidate answers.",
+    )
+    CANDIDATE_UNREACHABLE = (
+        "CandidateUnreachable",
+        "The gateway cannot connect to the candidate, whose endpoints are ready, while the baseline answers.",
+    )
     CONTENT_REJECTED = "ContentRejected", "These bytes were rolled back before; they are not tried again by themselves."
     DEADLINE_EXCEEDED = "DeadlineExceeded", "A step took longer than its deadline."
     PROMOTED = "Promoted", "All traffic is on the candidate, durably."

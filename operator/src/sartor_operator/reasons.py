@@ -100,6 +100,7 @@ EVENTS: dict[str, str] = {
     "RolloutSuperseded": "A newer rollout goes on from what this one promoted.",
     "RolloutWaits": "A rollout stands before its first step again.",
     "ArmLost": "An arm has no ready endpoint any more; its traffic goes to the other one.",
+    "ArmUnreachable": "The gateway cannot connect to an arm that is ready on paper; its traffic goes to the other one.",
     "RouteChanged": "Somebody else changed the HTTPRoute of a rollout; it is put back.",
 }
 """Reasons of the Events."""

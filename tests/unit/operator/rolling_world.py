@@ -25,7 +25,7 @@ from sartor_operator.kinds import (
 )
 from sartor_operator.rollout.index import SERVICE_NAME
 from sartor_operator.rollout.route import route_shares
-from sartor_operator.rollout.samples import ArmCounts, Reading, StepAsked
+from sartor_operator.rollout.samples import ArmCounts, ArmsAsked, Reading, StepAsked
 from sartor_operator.times import at, format_time
 
 GATEWAY = {"name": "inference", "namespace": "gateways"}
@@ -174,6 +174,9 @@ class Verdicts:
             {"outcome": outcome, "at": at(self.world.now), "message": "as scripted"}
         )
         return Reading(summary, ArmCounts(samples=400), ArmCounts(samples=400))
+
+    def outage(self, arms: ArmsAsked) -> None:
+        return None
 
 
 class Rolling:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from sartor_operator.rollout.record_samples import sample_of
-from sartor_operator.rollout.records import Backend, parse
+from sartor_operator.rollout.records import Backend, RequestRecord, parse
 from sartor_operator.rollout.tail import Tail
 from sartor_operator.rollout.verdict.samples import ArmName, ArmSamples, Observed, Sample
 
@@ -41,10 +41,18 @@ class _Known:
 
 
 class AccessLog:
-    """Reads by `tail`; `now` is the wall clock, in Unix seconds. Not safe in several threads."""
+    """Reads by `tail`; `now` is the wall clock, in Unix seconds. `seen` gets every record as it is read. Not safe in several
+    threads."""
 
-    def __init__(self, tail: Tail, *, now: Callable[[], float], keep: int = KEEP) -> None:
-        self._tail, self._now, self._keep = tail, now, keep
+    def __init__(
+        self,
+        tail: Tail,
+        *,
+        now: Callable[[], float],
+        keep: int = KEEP,
+        seen: Callable[[RequestRecord], None] = lambda _record: None,
+    ) -> None:
+        self._tail, self._now, self._keep, self._seen = tail, now, keep, seen
         self._arms: dict[Arm, _Known] = {}
         self._begun: float | None = None
         """From when on the lines that were read hold all requests that have ended."""
@@ -113,6 +121,7 @@ class AccessLog:
             self._begun = record.started + (record.duration or 0.0)
         if record.backend is None:
             return
+        self._seen(record)
         for arm in ArmName:
             known = self._arms.get((record.backend, arm))
             sample = sample_of(record, {record.backend: arm}) if known is not None else None

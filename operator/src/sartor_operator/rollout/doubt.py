@@ -22,6 +22,8 @@ SKEW_SECONDS = 5.0
 """How far ahead of this clock a verdict's may be."""
 STEADY_SECONDS = 15.0
 """How long a candidate has to be ready without a break before it gets (more) weight."""
+CANDIDATE_AWAY = frozenset({Reason.CANDIDATE_NOT_READY.value, Reason.CANDIDATE_UNREACHABLE.value})
+"""Freezes after which it has to show that it stays, and its step begins again."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def baseline_doubt(observed: RolloutObserved) -> Doubt | None:
         return Doubt(Reason.BASELINE_NOT_READY, f"Service {service} of the baseline does not exist; create it")
     if arm.can_take(100):
         return None
+    if arm.unreachable:
+        return Doubt(Reason.BASELINE_UNREACHABLE, f"the baseline: {arm.unreachable}")
     return Doubt(
         Reason.BASELINE_NOT_READY,
         f"the baseline could not take everything: {arm.ready} of {arm.needed(100)} replicas are ready",
@@ -104,10 +108,12 @@ def candidate_doubt(observed: RolloutObserved, position: Position, now: float) -
     if not arm.there:
         service = observed.spec.candidate.service
         return Doubt(Reason.CANDIDATE_NOT_READY, f"Service {service} of the candidate does not exist; create it")
+    if arm.unreachable:
+        return Doubt(Reason.CANDIDATE_UNREACHABLE, f"the candidate: {arm.unreachable}")
     if not arm.can_take(max(1, share)):
         text = f"{arm.ready} of the {arm.needed(max(1, share))} replicas that {share} per cent need are ready"
         return Doubt(Reason.CANDIDATE_NOT_READY, f"the candidate: {text}")
-    if observed.frozen_for == Reason.CANDIDATE_NOT_READY.value and not steady(observed, now):
+    if observed.frozen_for in CANDIDATE_AWAY and not steady(observed, now):
         return Doubt(
             Reason.CANDIDATE_NOT_READY, f"the candidate is ready again, for less than {STEADY_SECONDS:.0f} s yet"
         )

@@ -37,7 +37,10 @@ def _troubles(observed: RolloutObserved, shape: Shape | None, now: float) -> lis
         ("baseline", observed.baseline, route.weights.baseline, shape.baseline),
         ("candidate", observed.candidate, route.weights.candidate, shape.candidate),
     ):
-        if not seen.alive and has > 0 and gets == 0:
+        if seen.unreachable and has > 0 and gets == 0:
+            text = f"the {arm}: {seen.unreachable}; its {has} % of the traffic go to the other arm"
+            found.append(_tell(observed, "ArmUnreachable", text, f"{arm}/{period}", warning=True))
+        elif not seen.alive and has > 0 and gets == 0:
             text = f"the {arm} has no ready endpoint any more; its {has} % of the traffic go to the other arm"
             found.append(_tell(observed, "ArmLost", text, f"{arm}/{period}", warning=True))
     return found

@@ -33,6 +33,10 @@ def broken_route(observed: RolloutObserved, weights: Weights, now: float) -> lis
     for arm, seen, weight in (("baseline", baseline, weights.baseline), ("candidate", candidate, weights.candidate)):
         if weight > 0 and not seen.alive and (baseline.alive or candidate.alive):
             broken.append(f"the {arm} gets {weight} % and has nothing ready")
+    if (weights.baseline > 0 and not baseline.ready and candidate.ready) or (
+        weights.candidate > 0 and not candidate.ready and baseline.ready
+    ):
+        broken.append("an arm with nothing ready gets traffic, and the other one is only suspected to be out")
     before = observed.before
     has = observed.route.weights if observed.route is not None else None
     if has is None:  # traffic goes nowhere; where the baseline cannot take it all it goes where it went
@@ -40,6 +44,8 @@ def broken_route(observed: RolloutObserved, weights: Weights, now: float) -> lis
         has = Weights(before.baseline.wanted_weight, before.candidate.wanted_weight) if small else Weights(0, 0)
     if weights.candidate > has.candidate and baseline.alive:
         broken += _broken_rise(observed, weights.candidate, now)
+    elif weights.candidate > has.candidate and baseline.ready and _suspect(observed) != "baseline":
+        broken.append(f"the candidate gets {weights.candidate} % by a suspicion that is not to be believed")
     if before.promoted_at is not None and weights.baseline > max(has.baseline, baseline.share) and candidate.alive:
         broken.append(
             f"after the promotion the baseline gets {weights.baseline} % and has capacity for {baseline.share} %"
@@ -76,6 +82,21 @@ def _broken_rise(observed: RolloutObserved, share: int, now: float) -> list[str]
         if before.phase in _AMONG_STEPS and not _at_pause(observed) and _said(observed) == "error":
             broken.append("the candidate gets more although the verdict is an error")
     return broken
+
+
+def _suspect(observed: RolloutObserved) -> str:
+    """The arm whose outage has to take its traffic away: among the steps, where nobody wants it back, the other one has
+    ready capacity for everything, and the candidate has a share anyway."""
+    if observed.outage is None or observed.spec.control.abort or observed.deleting_since is not None:
+        return ""
+    before, steps = observed.before, observed.policy.steps[: observed.before.step or 0]
+    promoting = before.phase is RolloutPhase.PROMOTING and not observed.spec.control.undo
+    if before.phase not in _AMONG_STEPS and not promoting:
+        return ""
+    if observed.outage.arm == "candidate":
+        return "candidate" if observed.baseline.can_take(100) else ""
+    shared = promoting or any(step.weight for step in steps)
+    return "baseline" if shared and observed.candidate.can_take(100) else ""
 
 
 def _at_pause(observed: RolloutObserved) -> bool:
@@ -185,7 +206,8 @@ def _broken_restart(observed: RolloutObserved, after: ServingRolloutStatus, now:
     as_it_was = ours and route is not None and route.weights == Weights(100 - weight, weight)
     mirrored = any(s.mirror is not None for s in steps) and (observed.probe is None or not observed.probe.wanted)
     ahead = any(t is not None and t.timestamp() > now for t in (started, before.frozen_since))
-    void = ahead or observed.frozen_for == Reason.CANDIDATE_NOT_READY.value
+    away = (Reason.CANDIDATE_NOT_READY.value, Reason.CANDIDATE_UNREACHABLE.value)
+    void = ahead or observed.frozen_for in away
     if not (arms and as_it_was) or mirrored or void:
         return []
     return [f"step {before.step} begins again, and its weights were never others"]
@@ -229,15 +251,22 @@ def broken_end(observed: RolloutObserved, weights: Weights | None) -> list[str]:
     broken: list[str] = []
     baseline, candidate, before = observed.baseline, observed.candidate, observed.before
     begun = before.phase not in (None, RolloutPhase.PENDING, RolloutPhase.FAILED)
-    if weights.candidate > 0 and not candidate.alive and baseline.alive:
+    if weights.candidate > 0 and not candidate.ready and baseline.ready:
         broken.append(f"the candidate is lost and keeps {weights.candidate} %")
     if candidate.alive and weights.candidate > candidate.share and baseline.share >= 100 - candidate.share:
         broken.append(f"the candidate keeps {weights.candidate} % and has capacity for {candidate.share} %")
-    if weights.baseline > 0 and not baseline.alive and candidate.alive and begun:
+    if weights.baseline > 0 and not baseline.ready and candidate.ready and begun:
         broken.append(f"the baseline is lost and keeps {weights.baseline} %")
+    match _suspect(observed):
+        case "candidate" if weights.candidate > 0:
+            broken.append(f"the gateway cannot connect to the candidate, and it keeps {weights.candidate} %")
+        case "baseline" if weights.baseline > 0:
+            broken.append(f"the gateway cannot connect to the baseline, and it keeps {weights.baseline} %")
+        case _:
+            pass
     back = observed.spec.control.abort or before.phase in _BACK
     room = 100 if before.promoted_at is None else baseline.share
-    if back and begun and baseline.alive and weights.candidate > max(0, 100 - room):
+    if back and begun and baseline.ready and weights.candidate > max(0, 100 - room):
         broken.append(f"back is wanted, and the candidate keeps {weights.candidate} %")
     return broken
 

@@ -24,10 +24,11 @@ from sartor_operator.rollout.observed import (
     RolloutObserved,
     Successor,
 )
+from sartor_operator.rollout.outage import suspects, with_outage
 from sartor_operator.rollout.position import position_of, step_of
 from sartor_operator.rollout.probe_seen import observe_probe, ready_endpoints
 from sartor_operator.rollout.route import UID_ANNOTATION, RouteSeen, overlap, parents, read_route, route_name
-from sartor_operator.rollout.samples import Reading, StepAsked, Verdicts
+from sartor_operator.rollout.samples import ArmsAsked, Reading, StepAsked, Verdicts
 from sartor_operator.settings import Settings
 from sartor_operator.understood import NotUnderstoodError, derived, understood
 
@@ -69,6 +70,8 @@ def observe_rollout(
         candidate=_arm(cache, namespace, rollout.spec.candidate, fetched or {}),
     )
     observed = replace(observed, probe=observe_probe(cache, observed, settings or Settings()))
+    if suspects(observed):
+        observed = with_outage(observed, verdicts.outage(_arms_asked(observed)))
     siblings = _siblings(cache, observed)
     return replace(
         observed,
@@ -101,6 +104,17 @@ def _reading(observed: RolloutObserved, verdicts: Verdicts) -> Reading:
             probe=probe.name if probe is not None and probe.wanted else "",
             probe_waits=probe.waits if probe is not None else "",
         )
+    )
+
+
+def _arms_asked(observed: RolloutObserved) -> ArmsAsked:
+    return ArmsAsked(
+        namespace=observed.namespace,
+        name=observed.name,
+        uid=names.uid(observed.manifest),
+        spec=observed.spec,
+        baseline_ready=observed.baseline.ready > 0,
+        candidate_ready=observed.candidate.ready > 0,
     )
 
 

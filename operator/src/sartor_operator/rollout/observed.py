@@ -18,7 +18,7 @@ from sartor_operator.rollout.route import (
     SESSION_PERSISTENCE,
     RouteSeen,
 )
-from sartor_operator.rollout.samples import Reading
+from sartor_operator.rollout.samples import Outage, Reading
 from sartor_operator.times import parse_time
 
 NOTHING_READ = Reading()
@@ -47,6 +47,8 @@ class ArmSeen:
     deployment: DeploymentSeen | None = None
     missing: str = ""
     """The Deployment that the spec names and that is not there."""
+    unreachable: str = ""
+    """Why its ready endpoints do not count: a gateway cannot connect to them (`outage`). Empty where they do."""
 
     @property
     def size(self) -> int:
@@ -59,11 +61,13 @@ class ArmSeen:
     @property
     def capacity(self) -> int:
         """Endpoints to count on. Right after a scale-down the Service still has those that are about to go."""
+        if self.unreachable:
+            return 0
         return self.ready if self.deployment is None else min(self.ready, self.deployment.replicas)
 
     @property
     def alive(self) -> bool:
-        return self.ready > 0
+        return self.ready > 0 and not self.unreachable
 
     def needed(self, weight: int) -> int:
         """Ready endpoints that it takes to answer `weight` per cent."""
@@ -118,6 +122,8 @@ class RolloutObserved:
     probe: ProbeSeen | None = None
     """None where there is no such thing, and none is wanted."""
     reading: Reading = NOTHING_READ
+    outage: Outage | None = None
+    """What the gateway's records say, whether or not it is believed (`ArmSeen.unreachable`)."""
     older: str = ""
     """What has the route before this rollout may."""
     rejected_by: str = ""

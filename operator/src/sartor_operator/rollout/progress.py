@@ -25,6 +25,7 @@ from sartor_api.conditions import ConditionType, Reason
 from sartor_operator.conditions import AnyReason
 from sartor_operator.rollout.control import Command, command_of, turns_back
 from sartor_operator.rollout.doubt import (
+    CANDIDATE_AWAY,
     NO_GATEWAY_API,
     STEADY_SECONDS,
     Doubt,
@@ -324,7 +325,7 @@ def _frozen(observed: RolloutObserved, position: Position, doubt: Doubt, now: fl
     if since is None or since > now:
         since = float(int(now))
     started = position.step_started
-    if doubt.about == "world" and doubt.reason in (Reason.CLOCK_JUMPED, Reason.CANDIDATE_NOT_READY):
+    if doubt.about == "world" and doubt.reason in (Reason.CLOCK_JUMPED, *CANDIDATE_AWAY):
         started = None  # its samples are void: the step begins again
     stands = replace(position, frozen_since=since, step_started=started)
     if policy.then == "rollBack" and now - since >= policy.for_.seconds:

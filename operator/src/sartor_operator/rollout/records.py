@@ -14,7 +14,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any, Protocol, cast
+
+from sartor_api.serving_rollout import ServingRolloutSpec
 
 FIELDS = (
     "start_time",
@@ -69,6 +71,24 @@ class Backend:
     namespace: str
     service: str
     port: int
+
+
+class Named(Protocol):
+    """What names the two arms of a rollout."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def spec(self) -> ServingRolloutSpec: ...
+
+
+def backends(of: Named) -> tuple[Backend, Backend]:
+    """Baseline and candidate, as the gateway names them."""
+    baseline, candidate = of.spec.baseline, of.spec.candidate
+    return (
+        Backend(of.namespace, baseline.service, baseline.port),
+        Backend(of.namespace, candidate.service, candidate.port),
+    )
 
 
 @dataclass(frozen=True, slots=True)

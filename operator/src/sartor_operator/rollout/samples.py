@@ -60,10 +60,34 @@ class Reading:
     started anew in the middle of a step knows nothing of it for a moment. None: since the step began."""
 
 
+@dataclass(frozen=True)
+class ArmsAsked:
+    """The arms that an outage is looked for among. `uid` is the rollout's."""
+
+    namespace: str
+    name: str
+    uid: str
+    spec: ServingRolloutSpec
+    baseline_ready: bool = True
+    candidate_ready: bool = True
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A gateway cannot connect to an arm, while the other one answers. `message` says since when, and what is next."""
+
+    arm: Literal["baseline", "candidate"]
+    message: str
+
+
 class Verdicts(Protocol):
     """A source of verdicts. It must not block and must not raise: what goes wrong is a reading that says so."""
 
     def latest(self, step: StepAsked) -> Reading: ...
+
+    def outage(self, arms: ArmsAsked) -> Outage | None:
+        """The arm that is out now; None also where nobody could know."""
+        ...
 
 
 class NoVerdicts:
@@ -74,3 +98,6 @@ class NoVerdicts:
             message="no source of samples is configured for this operator; configure one, or promote by hand "
             "(spec.control.promote)"
         )
+
+    def outage(self, arms: ArmsAsked) -> None:
+        return None

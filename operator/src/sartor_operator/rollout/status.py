@@ -186,6 +186,8 @@ def candidate_share(observed: RolloutObserved, position: Position) -> int:
 
 def _candidate_ready(observed: RolloutObserved, position: Position) -> Wanted:
     arm, share = observed.candidate, candidate_share(observed, position)
+    if arm.unreachable:
+        return Wanted(ConditionType.CANDIDATE_READY, "False", Reason.CANDIDATE_UNREACHABLE, arm.unreachable)
     text = f"{arm.ready} ready, {arm.needed(share)} needed for its share"
     if not arm.missing and arm.can_take(share):
         return Wanted(ConditionType.CANDIDATE_READY, "True", Reason.SUCCEEDED, text)

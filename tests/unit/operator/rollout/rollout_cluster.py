@@ -13,7 +13,7 @@ from sartor_operator.cache import key_of
 from sartor_operator.controller import Controller
 from sartor_operator.kinds import DEPLOYMENT, ENDPOINT_SLICE, HTTP_ROUTE, ROLLOUT, SERVICE, Manifest
 from sartor_operator.rollout.index import SERVICE_NAME
-from sartor_operator.rollout.samples import ArmCounts, Reading, StepAsked
+from sartor_operator.rollout.samples import ArmCounts, ArmsAsked, Outage, Reading, StepAsked
 from sartor_operator.times import at
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -67,6 +67,7 @@ class Script:
         self.world = world
         self.says = says
         self.asked: list[StepAsked] = []
+        self.out: Outage | None = None
 
     def latest(self, step: StepAsked) -> Reading:
         self.asked.append(step)
@@ -78,6 +79,9 @@ class Script:
             {"outcome": outcome, "at": at(self.world.now), "message": f"it is a {outcome}"}
         )
         return Reading(summary, counts, counts)
+
+    def outage(self, arms: ArmsAsked) -> Outage | None:
+        return self.out
 
 
 class Cluster:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from sartor_api.base import API_VERSION
 from sartor_api.meta import ObjectMeta
@@ -39,9 +39,10 @@ from sartor_operator.rollout.observed import (
     RolloutObserved,
     Successor,
 )
+from sartor_operator.rollout.outage import with_outage
 from sartor_operator.rollout.position import position_of
 from sartor_operator.rollout.route import RouteSeen, Weights, read_route, read_weights, route_name
-from sartor_operator.rollout.samples import ArmCounts, Reading
+from sartor_operator.rollout.samples import ArmCounts, Outage, Reading
 from sartor_operator.times import at
 
 START = 1_800_000_000
@@ -110,6 +111,8 @@ class World:
     candidate: int = SIZE
     replicas: int = SIZE
     full: int | None = None
+    outage: Literal["", "baseline", "candidate"] = ""
+    """The arm that the gateway cannot connect to, as its records say."""
     probe: int | None = None
     """Ready endpoints of the probe; None where it does not exist."""
     verdict: tuple[str, int] | None = None
@@ -139,6 +142,7 @@ class World:
         return (
             self.policy, self.control, _status_key(self.status, now), self.finalizer, _age(self.deleting, now), self.gone,
             _route_key(self.route), self.gateway, self.baseline, self.candidate, self.replicas, self.full, self.probe,
+            self.outage,
             None if self.verdict is None else (self.verdict[0], _age(self.verdict[1], now)), self.rejected,
             self.successor, self.edits, tuple(_age(t, now) for t in self.put_back[-1:]), happening,
         )  # fmt: skip
@@ -166,7 +170,7 @@ def _seen_key(seen: RolloutObserved | None, now: int) -> Any:
         return None
     route, verdict, probe = seen.route, seen.reading.verdict, seen.probe
     return (
-        seen.baseline, seen.candidate, seen.spec.control, seen.policy.hostnames, seen.deleting_since,
+        seen.baseline, seen.candidate, seen.outage, seen.spec.control, seen.policy.hostnames, seen.deleting_since,
         _status_key(seen.before, now),
         None if probe is None else (probe.wanted, probe.ready),
         None if route is None else (route.weights, route.acceptance, route.touched, route.mine),
@@ -207,7 +211,7 @@ def observe(world: World) -> RolloutObserved:
             outcome, moment = world.verdict
             summary = VerdictSummary.model_validate({"outcome": outcome, "at": at(moment), "message": outcome})
             reading = Reading(summary, counts, counts)
-    return RolloutObserved(
+    observed = RolloutObserved(
         rollout=ServingRollout(metadata=ObjectMeta(name="editor"), spec=spec),
         manifest=manifest,
         before=world.status,
@@ -220,6 +224,7 @@ def observe(world: World) -> RolloutObserved:
         rejected_by="other" if world.rejected else "",
         successor=world.successor,
     )
+    return with_outage(observed, Outage(world.outage, "the test says so") if world.outage else None)
 
 
 PROBE: Manifest = {
@@ -406,6 +411,10 @@ def _arm(name: str, ready: int) -> Event:
     return happens
 
 
+def _outage(arm: Literal["", "baseline", "candidate"]) -> Event:
+    return lambda world: None if world.outage == arm else replace(world, outage=arm)
+
+
 def _probe(ready: int | None) -> Event:
     def happens(world: World) -> World | None:
         return None if world.probe is None or world.probe == ready else replace(world, probe=ready)
@@ -516,6 +525,9 @@ EVENTS: dict[str, Event] = {
     "the baseline loses all replicas": _arm("baseline", 0),
     "the baseline has one replica": _arm("baseline", 1),
     "the baseline is ready": _arm("baseline", SIZE),
+    "the gateway cannot connect to the candidate": _outage("candidate"),
+    "the gateway cannot connect to the baseline": _outage("baseline"),
+    "the gateway connects to both": _outage(""),
     "the probe is ready": _probe(1),
     "the probe is not ready": _probe(0),
     "a human deletes the probe": _probe(None),
@@ -704,6 +716,8 @@ def seeds() -> dict[str, World]:
         "weight 60": three,
         "frozen": after(two, "16 s pass", "a verdict is an error"),
         "candidate lost": after(two, "the candidate loses all replicas"),
+        "candidate unreachable": after(two, "the gateway cannot connect to the candidate"),
+        "baseline unreachable": after(two, "the gateway cannot connect to the baseline"),
         "paused": after(two, "a human pauses"),
         "promoted": promoted,
         "baseline at its floor": small,

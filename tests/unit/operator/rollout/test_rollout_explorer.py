@@ -1,7 +1,7 @@
 """Everything that can happen to a rollout, to a stated depth, and at random beyond: no write breaks an invariant.
 
 From each seed (a place worth starting from) every interleaving of `DEPTH` happenings is tried: the operator's looks, each of
-its writes, its being killed, and 35 kinds of events. `test-exhaustive` goes on to `DEEP`, and once more with looks whose
+its writes, its being killed, and 38 kinds of events. `test-exhaustive` goes on to `DEEP`, and once more with looks whose
 writes are not parted, so that more events fit into a trace. The faults below show that the search finds what it is to find.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import rollout_explorer as explorer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rollout_explorer import EVENTS, SIZE, ViolationError, World, explore, land, look, rest, seeds, words
@@ -19,6 +20,7 @@ from sartor_operator.actions import Decision
 from sartor_operator.rollout import control, decide, doubt, position, progress, scaling, weights
 from sartor_operator.rollout.observed import RolloutObserved
 from sartor_operator.rollout.position import Position
+from sartor_operator.rollout.samples import Outage
 
 DEPTH = 3
 DEEP = 4
@@ -80,7 +82,7 @@ def test_no_random_schedule_breaks_an_invariant_and_each_comes_to_rest(seed: str
         world = happens(world, number, way)
     if world.gone:
         return
-    calm = replace(world, queue=(), seen=None, baseline=world.replicas, candidate=SIZE, edits=0)
+    calm = replace(world, queue=(), seen=None, baseline=world.replicas, candidate=SIZE, outage="", edits=0)
     for _ in range(4):  # a baseline that is brought back gets ready
         calm = rest(replace(calm, now=calm.now + 61, baseline=calm.replicas))
         if calm.gone:
@@ -143,6 +145,17 @@ def _copies_for_ever(observed: RolloutObserved, at: Position, share: int, *, sti
     return replace(_SHAPED(observed, at, share, still=still), probe=observed.copies_to)
 
 
+def _whatever_they_say(observed: RolloutObserved, outage: Outage | None) -> RolloutObserved:
+    if outage is None:
+        return observed
+    seen = replace(getattr(observed, outage.arm), unreachable=outage.message)
+    return replace(observed, outage=outage, **{outage.arm: seen})
+
+
+def _only_told(observed: RolloutObserved, outage: Outage | None) -> RolloutObserved:
+    return replace(observed, outage=outage)
+
+
 _SHAPED, _BEGUN = weights.shaped, progress._begun
 _NOTHING: Callable[..., None] = lambda *_a, **_k: None  # noqa: E731
 _YES: Callable[..., bool] = lambda *_a, **_k: True  # noqa: E731
@@ -150,6 +163,24 @@ _YES: Callable[..., bool] = lambda *_a, **_k: True  # noqa: E731
 FAULTS: dict[str, Fault] = {
     "a lost arm keeps its weight": Fault(
         "weight 20", 3, ((weights, "living", lambda _o, share: share),), "nothing ready"
+    ),
+    "an arm that cannot be reached keeps its weight": Fault(
+        "weight 20", 2, ((explorer, "with_outage", _only_told),), "cannot connect to the candidate"
+    ),
+    "a suspicion takes the place of knowledge": Fault(
+        "candidate lost, baseline suspected",
+        2,
+        ((explorer, "with_outage", _whatever_they_say),),
+        "the candidate is lost and keeps",
+    ),
+    "a suspicion overloads the candidate": Fault(
+        "weight 20, one replica", 3, ((explorer, "with_outage", _whatever_they_say),), "not to be believed"
+    ),
+    "a suspicion gives the candidate all before its turn": Fault(
+        "mirror", 3, ((explorer, "with_outage", _whatever_they_say),), "not to be believed"
+    ),
+    "a suspicion holds an abort up": Fault(
+        "weight 20, aborted", 3, ((explorer, "with_outage", _whatever_they_say),), "not to be believed"
     ),
     "weight rises in a freeze": Fault("candidate lost", 3, ((weights, "may_rise", _YES),), "freeze"),
     "weight rises without capacity": Fault(
@@ -224,6 +255,12 @@ def start(name: str) -> World:
             return replace(landed, queue=(), seen=None)
         case "weight 20, the probe away":
             return replace(two, probe=0)
+        case "candidate lost, baseline suspected":
+            return replace(two, candidate=0, outage="baseline")
+        case "weight 20, one replica":
+            return replace(two, candidate=1)
+        case "weight 20, aborted":
+            return replace(two, control=RolloutControl(abort=True))
         case "nearly over":
             return replace(two, now=two.now + 40, verdict=None)
         case "rejected, else ready":

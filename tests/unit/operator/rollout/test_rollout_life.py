@@ -15,10 +15,11 @@ from sartor_operator import names
 from sartor_operator.kinds import DEPLOYMENT, EVENT, HTTP_ROUTE, ROLLOUT, SERVICE
 from sartor_operator.reasons import EVENTS
 from sartor_operator.rollout.decide import FINALIZER
-from sartor_operator.rollout.doubt import SAMPLES_SECONDS
+from sartor_operator.rollout.doubt import SAMPLES_SECONDS, STEADY_SECONDS
 from sartor_operator.rollout.observed import FULL_ANNOTATION
+from sartor_operator.rollout.progress import LOOK_SECONDS
 from sartor_operator.rollout.route import route_name
-from sartor_operator.rollout.samples import NoVerdicts, Reading, StepAsked
+from sartor_operator.rollout.samples import ArmsAsked, NoVerdicts, Outage, Reading, StepAsked
 from sartor_operator.times import format_time, parse_time
 
 FORWARD = [(100, 0), (80, 20), (50, 50), (0, 100)]
@@ -199,12 +200,72 @@ def test_an_operator_that_was_started_anew_has_a_minute_before_a_verdict_is_miss
         def latest(self, step: StepAsked) -> Reading:
             return Reading(begun=anew)
 
+        def outage(self, arms: ArmsAsked) -> None:
+            return None
+
     cluster.process.stop()
     cluster.process = cluster.started()
     cluster.process.controller._verdicts = Anew()
     cluster.run(cluster.phase("Frozen"))
     assert SAMPLES_SECONDS < cluster.world.now - anew <= SAMPLES_SECONDS + 10
     assert f"no verdict on this step since {format_time(anew)}" in cluster.status["message"]
+
+
+def test_an_arm_that_the_gateway_cannot_connect_to_loses_its_traffic_at_once_and_has_it_back_when_it_is_steady() -> (
+    None
+):
+    cluster = Cluster(lambda step: "pass" if step.number < 3 else "inconclusive")
+    cluster.run(lambda: cluster.weights() == (50, 50) and cluster.status.get("stepStartedAt") is not None)
+    cluster.script.out = Outage("candidate", "no connect")
+    began = cluster.world.now
+    cluster.run(lambda: cluster.weights() == (100, 0))
+    assert cluster.world.now - began <= LOOK_SECONDS
+    cluster.run(cluster.phase("Frozen"))
+    told = conditions(cluster.status)
+    assert told["Frozen"] == ("True", "CandidateUnreachable")
+    assert told["CandidateReady"] == ("False", "CandidateUnreachable")
+    assert "no connect" in cluster.status["message"] and "ArmUnreachable" in cluster.world.events()
+    assert cluster.status["candidate"]["readyReplicas"] == 3, "so Kubernetes says"
+    assert cluster.status.get("stepStartedAt") is None, "its samples are void"
+    cluster.script.out, back = None, cluster.world.now
+    cluster.run(lambda: cluster.weights() == (50, 50))
+    assert cluster.world.now - back >= STEADY_SECONDS
+    cluster.run(cluster.phase("Progressing"))
+    assert cluster.status["step"] == 3 and "RolledBack" not in cluster.world.events()
+
+
+def test_a_baseline_that_cannot_be_reached_gives_way_and_a_human_who_wants_it_back_has_it_back() -> None:
+    cluster = Cluster(lambda step: "pass" if step.number == 1 else "inconclusive")
+    cluster.run(lambda: cluster.weights() == (80, 20) and cluster.status.get("stepStartedAt") is not None)
+    cluster.script.out = Outage("baseline", "no connect")
+    cluster.run(lambda: cluster.weights() == (0, 100))
+    cluster.run(cluster.phase("Frozen"))
+    told = conditions(cluster.status)
+    assert told["Frozen"][1] == "BaselineUnreachable" and told["BaselineReady"] == ("False", "BaselineUnreachable")
+    cluster.control(abort=True)
+    cluster.run(lambda: cluster.weights() == (100, 0))
+    cluster.run(cluster.phase("RolledBack"))
+
+
+@pytest.mark.parametrize(("step", "ready"), [(1, 3), (2, 2)], ids=["no share yet", "too few replicas"])
+def test_a_suspicion_against_the_baseline_moves_nothing_that_the_candidate_may_not_have(step: int, ready: int) -> None:
+    cluster = Cluster(lambda asked: "pass" if asked.number < step else "inconclusive")
+    cluster.ready["stack"] = ready
+    cluster.run(lambda: cluster.status.get("step") == step and cluster.status.get("stepStartedAt") is not None)
+    cluster.script.out = Outage("baseline", "no connect")
+    before, since = cluster.weights(), cluster.world.now
+    cluster.run(lambda: cluster.world.now >= since + 60)
+    assert cluster.weights() == before and cluster.status["phase"] == "Progressing"
+
+
+def test_an_arm_without_endpoints_is_lost_whatever_the_records_say_of_the_other() -> None:
+    cluster = Cluster(lambda step: "pass" if step.number == 1 else "inconclusive")
+    cluster.run(lambda: cluster.weights() == (80, 20) and cluster.status.get("stepStartedAt") is not None)
+    cluster.script.out = Outage("candidate", "no connect")
+    cluster.run(lambda: cluster.weights() == (100, 0))
+    cluster.ready["vllm"] = 0
+    cluster.run(lambda: cluster.weights() == (0, 100))
+    assert cluster.status["phase"] == "Frozen"
 
 
 def test_a_frozen_rollout_goes_back_when_its_time_is_over() -> None:

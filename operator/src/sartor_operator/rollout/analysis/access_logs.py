@@ -5,15 +5,17 @@ and nobody knows in which.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sartor_operator.rollout.accesslog import KEEP, AccessLog, Arm
+from sartor_operator.rollout.analysis.reach import Reach
 from sartor_operator.rollout.analysis.sight import SourceState
-from sartor_operator.rollout.records import Backend
+from sartor_operator.rollout.record_samples import sample_of
+from sartor_operator.rollout.records import Backend, RequestRecord
 from sartor_operator.rollout.tail import Tail
-from sartor_operator.rollout.verdict.samples import ArmSamples, Source
+from sartor_operator.rollout.verdict.samples import ArmName, ArmSamples, Source
 
 LOG = logging.getLogger(__name__)
 SAMPLES = 400_000
@@ -36,6 +38,8 @@ class _File:
     trouble: str = ""
     gone_since: float | None = None
     gaps: int = 0
+    behind: bool = True
+    """There is more to read already."""
 
 
 class AccessLogs:
@@ -46,10 +50,12 @@ class AccessLogs:
     ) -> None:
         self._paths, self._clock, self._now, self._samples = tuple(paths), clock, now, samples
         self._files = [self._opened(path, from_end=False) for path in self._paths]
+        self._reach: dict[Backend, Reach] = {}
 
     def begin_again(self) -> None:
         """Forget everything, and go on with what is written from now on: the clock jumped."""
         self._files = [self._opened(path, from_end=True) for path in self._paths]
+        self._begin_reach_again()
 
     def follow(self, arms: Mapping[Arm, float]) -> None:
         """Keep the samples of these arms, each from the time (Unix s) on that is given with it."""
@@ -59,18 +65,33 @@ class AccessLogs:
             for arm, since in arms.items():
                 file.log.forget(arm, since)
 
+    def watch(self, backends: Collection[Backend]) -> None:
+        """Keep what `reach` tells of these and of no others, from what is read next on."""
+        self._reach = {backend: self._reach.get(backend) or Reach() for backend in backends}
+
+    def reach(self, backend: Backend) -> Reach | None:
+        """What the records of all files say of one Service; None where it is not watched."""
+        return self._reach.get(backend)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every file was read to its end: what none of them tells of was not written (yet)."""
+        return bool(self._files) and not any(file.trouble or file.behind for file in self._files)
+
     def read(self) -> None:
         """Read on in every file. What cannot be read is a trouble of the state; nothing is raised."""
         for file in self._files:
             try:
                 for _ in range(LOOKS):
-                    if not file.log.read():
+                    file.behind = file.log.read()
+                    if not file.behind:
                         break
                 file.trouble = self._missing(file)
             except OSError as error:
                 file.trouble = f"{file.path}: {error.strerror or error}; let the operator read it (--access-log)"
             if file.log.losses.gaps > file.gaps:
                 file.gaps = file.log.losses.gaps
+                self._begin_reach_again()
                 LOG.warning("%s: lines were lost; what was before counts for nothing", file.path)
 
     def state(self, baseline: Backend, candidate: Backend, since: float) -> SourceState:
@@ -92,7 +113,20 @@ class AccessLogs:
         )
 
     def _opened(self, path: Path, *, from_end: bool) -> _File:
-        return _File(path, AccessLog(Tail(path, clock=self._clock, from_end=from_end), now=self._now))
+        tail = Tail(path, clock=self._clock, from_end=from_end)
+        return _File(path, AccessLog(tail, now=self._now, seen=self._see))
+
+    def _see(self, record: RequestRecord) -> None:
+        backend = record.backend
+        reach = None if backend is None else self._reach.get(backend)
+        if backend is None or reach is None:
+            return
+        sample = sample_of(record, {backend: ArmName.BASELINE})  # whichever of the two it is
+        if sample is not None:
+            reach.take(sample)
+
+    def _begin_reach_again(self) -> None:
+        self._reach = {backend: Reach() for backend in self._reach}
 
     def _missing(self, file: _File) -> str:
         if not file.log.there:

@@ -16,12 +16,13 @@ from sartor_operator.rollout.accesslog import Arm
 from sartor_operator.rollout.analysis.access_logs import AccessLogs
 from sartor_operator.rollout.analysis.agenda import Agenda, Followed, outcome_of
 from sartor_operator.rollout.analysis.fetch import Fetch
+from sartor_operator.rollout.analysis.outages import Outages
 from sartor_operator.rollout.analysis.outcome import Outcome, conclude, defective, jumped
 from sartor_operator.rollout.analysis.probe import ProbeReader
 from sartor_operator.rollout.analysis.prometheus import PrometheusReader
 from sartor_operator.rollout.analysis.sight import SourceState, together
-from sartor_operator.rollout.records import Backend
-from sartor_operator.rollout.samples import Reading, StepAsked
+from sartor_operator.rollout.records import backends
+from sartor_operator.rollout.samples import ArmsAsked, Outage, Reading, StepAsked
 from sartor_operator.rollout.verdict.integrity import CLOCK_TOLERANCE
 from sartor_operator.rollout.verdict.judge import Policy
 from sartor_operator.rollout.verdict.samples import ArmName, Source
@@ -33,7 +34,8 @@ AGAIN_SECONDS = 10.0
 """After a defect."""
 
 Changed = Callable[[str, str, bool], None]
-"""Called with namespace and name of a rollout whose step has another outcome, and whether it cannot wait."""
+"""Called with namespace and name of a rollout whose step has another outcome, or one of whose arms is out or no longer, and
+whether it cannot wait."""
 
 
 @dataclass(slots=True)
@@ -98,6 +100,7 @@ class Analyst:
     ) -> None:
         self._fetch, self._changed, self._clock, self._now = fetch, changed, clock, now
         self._logs = AccessLogs(logs, clock=clock, now=now)
+        self._outages = Outages(self._logs, lambda namespace, name: changed(namespace, name, True))
         self._agenda = Agenda()
         self._readers: dict[str, _Readers] = {}
         self._clocks = _Clocks(clock, now)
@@ -107,6 +110,13 @@ class Analyst:
         """The newest reading of this very step; the task goes on looking at it while it is asked for."""
         self._asked.set()
         return self._agenda.ask(step, now=self._clock(), wall=self._now())
+
+    def outage(self, arms: ArmsAsked) -> Outage | None:
+        """The arm that is out; only who names the access log as a source is told of one."""
+        if Source.GATEWAY_ACCESS_LOG not in arms.spec.policy.analysis.sources:
+            return None
+        self._asked.set()
+        return self._outages.ask(arms, self._clock())
 
     async def run(self) -> None:
         """For ever, until it is cancelled."""
@@ -135,17 +145,19 @@ class Analyst:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look(self) -> bool:
-        """Read what is due, and judge one step if one is due. Whether there is any step at all."""
+        """Read what is due, look for outages, and judge one step if one is due. Whether anybody asks for anything."""
         live = self._agenda.live(self._clock())
         if jump := self._clocks.jump():
             self._begin_again(live, jump)
         self._arrange(live)
-        if not live:
+        watched = self._outages.arrange(self._clock())
+        if not live and not watched:
             return False
         for readers in self._readers.values():
             for polled in readers.polled():
                 self._poll(polled)
         await asyncio.to_thread(self._logs.read)
+        self._outages.look(self._now())
         due = self._agenda.next(self._clock())
         readers = None if due is None else self._readers.get(due.step.uid)
         if due is not None and readers is not None and readers.followed is due:  # not one that came meanwhile
@@ -162,7 +174,7 @@ class Analyst:
         for followed in live:
             self._arrange_one(followed)
             if Source.GATEWAY_ACCESS_LOG in followed.step.spec.policy.analysis.sources:
-                for arm in zip(_backends(followed.step), ArmName, strict=True):
+                for arm in zip(backends(followed.step), ArmName, strict=True):
                     arms[arm] = min(followed.since, arms.get(arm, followed.since))
         self._logs.follow(arms)
 
@@ -237,7 +249,7 @@ class Analyst:
         for name in step.spec.policy.analysis.sources:
             source = Source(name)
             if source is Source.GATEWAY_ACCESS_LOG:
-                states.append(self._logs.state(*_backends(step), followed.since))
+                states.append(self._logs.state(*backends(step), followed.since))
             elif source in remote:
                 states.append(remote[source])
         sight = together(states, since=followed.since, begun=followed.begun, now=wall)
@@ -246,12 +258,3 @@ class Analyst:
     def _tell(self, followed: Followed) -> None:
         """Its rollout is looked at now; before all others where traffic has to go back."""
         self._changed(followed.step.namespace, followed.step.name, outcome_of(followed.reading) == "fail")
-
-
-def _backends(step: StepAsked) -> tuple[Backend, Backend]:
-    """Baseline and candidate, as the gateway names them."""
-    baseline, candidate = step.spec.baseline, step.spec.candidate
-    return (
-        Backend(step.namespace, baseline.service, baseline.port),
-        Backend(step.namespace, candidate.service, candidate.port),
-    )
