@@ -181,6 +181,16 @@ def test_where_nothing_can_be_reached_nothing_is_out() -> None:
         assert out(arms.other, arms.arm, at + 0.5, whole=True) is None
 
 
+def test_an_arm_that_goes_a_moment_after_the_other_one_takes_nothing_over() -> None:
+    """It answered beside enough of the failures; what it does now is what counts."""
+    arms = Arms()
+    arms.lost(LOST, LOST + RUN_SECONDS - 0.5)
+    for at in times(LOST + RUN_SECONDS - 0.5, LOST + 60.0, arms.rate):
+        arms.told([refused(at)])
+        arms.other.take(refused(at))
+        assert not arms.out(at)
+
+
 def test_beside_an_arm_without_traffic_nothing_is_out() -> None:
     arms = Arms()
     arms.told(map(refused, times(LOST, LOST + 60.0, arms.rate)))
