@@ -100,17 +100,7 @@ TARGET = {
 
 def prepare(cluster: Cluster) -> None:
     """CRDs, a hardware target, a node."""
-    cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "manifests"), check=True)
-    kinds = (
-        "servingsyntheses",
-        "synthesisruns",
-        "servingcandidates",
-        "servingrollouts",
-        "hardwaretargets",
-        "agentprofiles",
-    )
-    for plural in kinds:
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.sartor.dev", check=True)
+    cluster.define(ROOT / "crds" / "manifests")
     apply(cluster, TARGET)
 
 

@@ -232,9 +232,7 @@ def definitions() -> Path:
 def install_gateway_api(cluster: DevCluster) -> None:
     """The definitions alone, and a Gateway for which nobody works but the test."""
     for plural in PLURALS:
-        file = definitions() / f"{plural}.{HTTP_ROUTE.group}.yaml"
-        cluster.kubectl("apply", "--server-side", "-f", str(file), check=True)
-        cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.{HTTP_ROUTE.group}", check=True)
+        cluster.define(definitions() / f"{plural}.{HTTP_ROUTE.group}.yaml")
     apply(
         cluster,
         {

@@ -255,11 +255,8 @@ class TestOurApi:
     def test_the_definitions_are_accepted(self, cluster: DevCluster) -> None:
         files = sorted(MANIFESTS.glob("*.yaml"))
         assert files
-        for file in files:
-            cluster.kubectl("apply", "--server-side", "-f", str(file), check=True)
-        names = [f"crd/{file.stem.partition('_')[2]}.sartor.dev" for file in files]
-        cluster.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s", timeout=90, check=True)
-        for name in names:
+        cluster.define(MANIFESTS)
+        for name in [f"crd/{file.stem.partition('_')[2]}.sartor.dev" for file in files]:
             conditions = {c["type"]: c["status"] for c in get(cluster, name)["status"]["conditions"]}
             assert conditions == {"NamesAccepted": "True", "Established": "True"}, "and no NonStructuralSchema"
 

@@ -84,9 +84,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(cluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder, namespace = tmp_path_factory.mktemp("repository"), "repository-test"
-    crd = ROOT / "crds/manifests/sartor.dev_synthesisruns.yaml"
-    cluster.kubectl("apply", "--server-side", "-f", str(crd), check=True)
-    cluster.kubectl("wait", "--for=condition=Established", "crd/synthesisruns.sartor.dev", "--timeout=30s", check=True)
+    cluster.define(ROOT / "crds/manifests/sartor.dev_synthesisruns.yaml")
     cluster.kubectl("create", "namespace", namespace, check=True)
     name = {"name": SERVICE_USER}
     rights = [

@@ -90,8 +90,13 @@ def test_forward_to_promoted_then_the_baseline_shrinks_and_an_undo_brings_it_bac
     assert conditions(status)["Ready"] == ("False", "Cancelled")
     deployment = made.api.get(DEPLOYMENT, made.namespace, "vllm")
     assert deployment is not None and FULL_ANNOTATION not in deployment["metadata"].get("annotations", {})
+    wait_for("what has ended can be deleted", lambda: _unheld(made), 20)
+
+
+def _unheld(made: Stage) -> bool:
+    """The operator lets go of it only after its ending is written."""
     rollout = made.api.get(ROLLOUT, made.namespace, "editor")
-    assert rollout is not None and not rollout["metadata"].get("finalizers"), "what has ended can be deleted"
+    return rollout is not None and not rollout["metadata"].get("finalizers")
 
 
 def _nothing_is_written(made: Stage) -> None:

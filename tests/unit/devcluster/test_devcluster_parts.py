@@ -579,6 +579,31 @@ class TestExistingClusters:
         with pytest.raises(DevclusterError, match="kubectl get nodes failed: refused"):
             cluster.kubectl("get", "nodes", check=True)
 
+    def test_definitions_are_waited_for_from_their_first_moment_on(self, tmp_path: Path) -> None:
+        def items(conditions: object) -> str:
+            return json.dumps(
+                {"items": [{"metadata": {"name": "stacks.example.com"}, "status": {"conditions": conditions}}]}
+            )
+
+        (tmp_path / "new").write_text(items(None))
+        (tmp_path / "later").write_text(items([{"type": "Established", "status": "True"}]))
+        client = f"""#!/bin/sh
+        [ "$2" = get ] || exit 0
+        cat {tmp_path}/new && cp {tmp_path}/later {tmp_path}/new && echo >>{tmp_path}/looks
+        """
+        (tmp_path / "kubectl").write_text(client)
+        (tmp_path / "kubectl").chmod(0o755)
+        kubeconfig.write(tmp_path / "config", self.CONFIG)
+        cluster = Cluster.attach(tmp_path / "config", tmp_path / "kubectl")
+        cluster.define(tmp_path)
+        assert (tmp_path / "looks").read_text() == "\n\n", "null is not served, and true is"
+        (tmp_path / "later").write_text(items([{"type": "Established", "status": "False"}]))
+        cluster.define(tmp_path)  # what was there from before
+        with pytest.raises(
+            DevclusterError, match=r"not served after 0.2 s: stacks.example.com; see `kubectl describe crd`"
+        ):
+            cluster.define(tmp_path, 0.2)
+
     @pytest.mark.parametrize("text", ["", "{", "a: b", "current-context: x\ncontexts: []\n"])
     def test_what_is_no_kubeconfig(self, text: str, tmp_path: Path) -> None:
         (tmp_path / "config").write_text(text)

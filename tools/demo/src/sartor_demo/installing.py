@@ -27,8 +27,7 @@ Json = dict[str, Any]
 
 def install(cluster: DevCluster, *, access_log: Path | None, stack_command: str | None) -> None:
     """What `operator/README.md` tells a user to do, and then waits for it. Raises `DevclusterError`."""
-    cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds" / "manifests"), check=True)
-    cluster.kubectl("wait", "--for=condition=Established", "crd", "-l", "!none", "--timeout=60s", check=True)
+    cluster.define(ROOT / "crds" / "manifests")
     text = cluster.kubectl("kustomize", str(files("sartor_demo") / "install"), check=True).stdout
     apply(
         cluster, fitted(YAML(typ="safe").load_all(StringIO(text)), access_log=access_log, stack_command=stack_command)

@@ -4,6 +4,7 @@ with DevCluster.up("demo", lifeline=True) as cluster:
     cluster.kubectl("get", "nodes")
 """
 
+import json
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from sartor_devcluster import addresses as at
 from sartor_devcluster import bootstrap, components, control, kubeconfig, namespace
 from sartor_devcluster.binaries import Binaries, find_addons, find_binaries
 from sartor_devcluster.errors import DevclusterError, NotRunningError, StartError
+from sartor_devcluster.gateway_objects import established
 from sartor_devcluster.health import Status, absences, component_healths, unwell
 from sartor_devcluster.health import without as sentence
 from sartor_devcluster.layout import Layout, state_root
@@ -82,6 +84,25 @@ class Cluster:
         if check and done.returncode != 0:
             raise DevclusterError(f"kubectl {' '.join(arguments)} failed: {(done.stderr or done.stdout).strip()}")
         return done
+
+    def define(self, definitions: Path, seconds: float = 60.0) -> None:
+        """Apply the CustomResourceDefinitions of a file or folder, and wait until the API server serves all of them.
+
+        It does not use `kubectl wait`, which fails on a definition so new that its conditions are null.
+        Raises `DevclusterError`.
+        """
+        self.kubectl("apply", "--server-side", "-f", str(definitions), check=True)
+        deadline = time.monotonic() + seconds
+        while True:
+            found = json.loads(self.kubectl("get", "-f", str(definitions), "-o", "json", check=True).stdout)
+            waiting = [one["metadata"]["name"] for one in found.get("items", [found]) if not established(one)]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise DevclusterError(
+                    f"not served after {seconds:g} s: {', '.join(waiting)}; see `kubectl describe crd`"
+                )
+            time.sleep(POLL_SECONDS)
 
     def kubectl_command(self, *arguments: str) -> list[str]:
         """The arguments that run kubectl as an administrator, for who wants its output as it comes."""
