@@ -5,6 +5,7 @@ moved to another machine or edited compiles again, and finding a library needs n
 name and renamed: two processes that build at once both end with a whole file.
 """
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -21,6 +22,7 @@ _COMPILERS = ("g++", "clang++", "c++")
 # No contraction by the compiler: where a product and a sum are fused is written in the source, so that every copy of a loop
 # rounds alike. Nobody reads errno or the floating-point exception flags.
 _FLAGS = ("-std=c++20", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
+_WITHOUT_TILES = "-DSARTOR_WITHOUT_TILES"
 _LINKING = ("-fPIC", "-shared", "-pthread", "-Wno-psabi")
 
 
@@ -31,9 +33,10 @@ class BuildError(Exception):
 def build(build_dir: Path | None = None, flags: Sequence[str] = ("-march=native",)) -> Path:
     """Compile unless that was done before; return the library's path.
 
-    `build_dir` is `build/` beside this file unless given. `flags` choose the instruction set. Takes about ten seconds and
-    300 MB. Raises `BuildError`.
+    `build_dir` is `build/` beside this file unless given. `flags` choose the instruction set; matrix tiles (AMX) are left
+    out where the system does not let this process use them. Takes about ten seconds and 300 MB. Raises `BuildError`.
     """
+    flags = flags if may_use_tiles() else (*flags, _WITHOUT_TILES)
     folder = build_dir or Path(__file__).parent / "build"
     header = shapes_header()
     library = folder / f"decoder-{_fingerprint(header, flags)}.so"
@@ -60,6 +63,17 @@ def build(build_dir: Path | None = None, flags: Sequence[str] = ("-march=native"
     except OSError as error:
         raise BuildError(f"{folder}: cannot write the compiled decoder there: {error.strerror or error}") from error
     return library
+
+
+def may_use_tiles() -> bool:
+    """Whether Linux gives this process the registers of AMX; it has to be asked, and a sandbox may refuse.
+
+    `native/tiles.h` asks again where the decoder is made.
+    """
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def shapes_header() -> str:

@@ -23,7 +23,7 @@ from .weights import Weights
 _INT32 = ctypes.POINTER(ctypes.c_int32)
 _FLOAT = ctypes.POINTER(ctypes.c_float)
 
-_OUT_OF_MEMORY, _NO_THREAD = 6, 7  # of `Status` in native/step.h; the others are refusals of a step
+_OUT_OF_MEMORY, _NO_THREAD, _NO_TILES = 6, 7, 10  # of `Status` in native/step.h; the others are refusals of a step
 
 
 class _Request(ctypes.Structure):
@@ -65,6 +65,11 @@ class NativeDecoder:
             raise DecoderError(f"the system refuses memory for the weights and {kv_pages} KV pages: lower KV_PAGES")
         if status == _NO_THREAD:
             raise DecoderError(f"the system refuses to start {threads} threads: lower THREADS or raise the limit")
+        if status == _NO_TILES:
+            raise DecoderError(
+                "the library was compiled for matrix tiles (AMX), and the system refuses them here: delete its build folder "
+                "and build again where it runs"
+            )
         self._load(weights)
         self._reserve()
 

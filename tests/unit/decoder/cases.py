@@ -51,8 +51,19 @@ _X86 = pytest.mark.skipif(
 
 CASES = (
     Case("llama-bfloat16", {**_LLAMA, "inner": 192}),
+    # Where the processor has no tiles this is the case above.
+    Case("llama-without-tiles", {**_LLAMA, "inner": 192}, flags=("-march=native", "-DSARTOR_WITHOUT_TILES")),
     Case("qwen3-float32", {**_QWEN3, "inner": 150, "tied": True, "bias": True}, dtype="float32", tolerance=2e-5),
-    Case("qwen3-emulated-dot", {**_QWEN3, "inner": 150}, flags=("-march=native", "-DSARTOR_EMULATE_DPBF16")),
+    Case(
+        "qwen3-emulated-tiles",
+        {**_QWEN3, "inner": 150},
+        flags=("-march=native", "-DSARTOR_EMULATE_DPBF16", "-DSARTOR_EMULATE_TILES"),
+    ),
+    Case(
+        "qwen3-emulated-dot",
+        {**_QWEN3, "inner": 150},
+        flags=("-march=native", "-DSARTOR_EMULATE_DPBF16", "-DSARTOR_WITHOUT_TILES"),
+    ),
     Case("llama-portable", {**_LLAMA, "inner": 90, "rope": LLAMA3_SCALING, "tied": True}, flags=()),
     Case(
         "llama-float32-portable",

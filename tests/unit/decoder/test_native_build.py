@@ -43,6 +43,18 @@ def test_another_shape_flag_or_source_is_another_library(tmp_path: Path, monkeyp
     assert len(libraries) == 4
 
 
+def test_tiles_that_the_system_refuses_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tmp_path / "bin", 'for last; do :; done; echo "$*" > "$last"')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(native_build, "may_use_tiles", lambda: True)
+    granted = build(tmp_path / "build", FLAGS)
+    monkeypatch.setattr(native_build, "may_use_tiles", lambda: False)
+    refused = build(tmp_path / "build", FLAGS)
+    assert granted != refused
+    assert "-DSARTOR_WITHOUT_TILES" in refused.read_text(encoding="utf-8")
+    assert "-DSARTOR_WITHOUT_TILES" not in granted.read_text(encoding="utf-8")
+
+
 def test_no_compiler_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"no C\+\+ compiler .*install g\+\+"):

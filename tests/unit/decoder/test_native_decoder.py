@@ -3,7 +3,8 @@
 import os
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from sartor_skills.blocks.decoder import Segment
 from sartor_skills.blocks.decoder_errors import DecoderError
 from sartor_skills.blocks.native_decoder import NativeDecoder
 
-from sartor_skills.blocks import spec
+from sartor_skills.blocks import native_decoder, spec
 
-from .cases import KV_PAGES, MAX_MODEL_LEN, STEP_TOKENS, Case, one_by_one, pages_of, reference_logits
+from .cases import CASES, KV_PAGES, MAX_MODEL_LEN, STEP_TOKENS, Case, one_by_one, pages_of, reference_logits
 from .conftest import DecoderMaker, ModelMaker
 
 SEQUENCES = 3
@@ -42,6 +43,26 @@ def test_logits_are_those_of_transformers(case: Case, native: DecoderMaker, mode
     gap = reference.max(1) - reference[rows, argmax]
     assert (gap <= 2 * error).all()
     np.testing.assert_array_equal(argmax, logits.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("plain", "emulated"),
+    [
+        ((), ("-DSARTOR_EMULATE_DPBF16", "-DSARTOR_EMULATE_TILES")),
+        (("-DSARTOR_WITHOUT_TILES",), ("-DSARTOR_EMULATE_DPBF16", "-DSARTOR_WITHOUT_TILES")),
+    ],
+    ids=["tiles", "dot"],
+)
+@pytest.mark.usefixtures("llama")
+def test_emulations_round_as_the_processor_does(
+    native: DecoderMaker, plain: tuple[str, ...], emulated: tuple[str, ...]
+) -> None:
+    ours, theirs = (native(replace(CASES[0], flags=("-march=native", *flags))) for flags in (plain, emulated))
+    if f"{ours.arithmetic.split(',')[0]} (emulated)" != theirs.arithmetic.split(",")[0]:
+        pytest.skip(f"this processor computes otherwise: {ours.arithmetic}")
+    for count in (1, 2, 3, 17, 33, LENGTH):
+        step = [Segment(pages_of(0), 0, prompts()[0][:count], count, True)]
+        np.testing.assert_array_equal(ours.forward(step)[1], theirs.forward(step)[1])
 
 
 @dataclass
@@ -125,6 +146,22 @@ def test_pages_of_another_sequence_leave_no_trace(run: Run) -> None:
     _, logits = decoder.forward([Segment(pages_of(6), 0, run.tokens[2], 1, True)])
     assert logits is not None
     np.testing.assert_array_equal(logits[0], run.alone[2][-1])
+
+
+def test_tiles_that_are_refused_where_it_runs_are_a_sentence(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing:
+        def sartor_memory(self, *_: object) -> int:
+            return 1
+
+        def sartor_create(self, *_: object) -> int:
+            return 10
+
+        def sartor_destroy(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setattr(native_decoder, "_open", lambda _: Refusing())  # pyright: ignore[reportUnknownLambdaType]
+    with pytest.raises(DecoderError, match=r"compiled for matrix tiles .* delete its build folder and build again"):
+        NativeDecoder(llama, kv_pages=1, threads=1, library=Path("decoder.so"))
 
 
 @pytest.mark.usefixtures("llama")

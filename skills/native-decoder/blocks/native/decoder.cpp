@@ -23,6 +23,10 @@ extern "C" {
 const char* sartor_arithmetic() {
 #if SARTOR_FLOAT32_WEIGHTS
 #define SARTOR_NUMBERS "float32"
+#elif SARTOR_TILES && defined(SARTOR_EMULATE_TILES)
+#define SARTOR_NUMBERS "bfloat16 tiles (emulated)"
+#elif SARTOR_TILES
+#define SARTOR_NUMBERS "bfloat16 tiles"
 #elif defined(SARTOR_EMULATE_DPBF16)
 #define SARTOR_NUMBERS "bfloat16 dot products (emulated)"
 #elif SARTOR_DOT_BF16
@@ -48,6 +52,9 @@ uint64_t sartor_memory(int32_t kv_pages, int32_t threads) {
 }
 
 int32_t sartor_create(int32_t kv_pages, int32_t threads, void** decoder) {
+#if SARTOR_TILES
+    if (!may_use_tiles()) return NO_TILES;
+#endif
     try {
         *decoder = new Decoder(kv_pages, threads);
         return OK;

@@ -243,7 +243,7 @@ struct Activations {
 constexpr int SUM_ROWS = STEP_TOKENS > MOST_ROWS_OF_SUMS ? STEP_TOKENS : MOST_ROWS_OF_SUMS;
 
 struct Private {
-    PanelBlock block;
+    Scratch scratch;
     alignas(64) float sums[static_cast<size_t>(SUM_ROWS) * PANEL];
     alignas(64) Active queries[static_cast<size_t>(STEP_TOKENS) * GROUP * QUERY_STRIDE];
     alignas(64) float scores[static_cast<size_t>(TILE_ROWS) * CONTEXT];

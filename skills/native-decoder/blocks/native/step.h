@@ -31,6 +31,7 @@ enum Status : int32_t {
     NO_THREAD = 7,
     BAD_TENSOR = 8,
     TOO_MANY_SEGMENTS = 9,
+    NO_TILES = 10,
 };
 
 struct Model {
@@ -88,6 +89,9 @@ class Step {
     // Runs on every thread; the same code, each on its share.
     void operator()(int thread) {
         Private& mine = model_.mine.as<Private>()[thread];
+#if SARTOR_TILES
+        [[maybe_unused]] const DenormalsAreZero denormals;
+#endif
         embed(thread);
         model_.pool.barrier();
         for (int layer = 0; layer < LAYERS; ++layer) {
@@ -120,6 +124,7 @@ class Step {
             model_.pool.barrier();
         }
         if (kept_ > 0) choose(thread, mine);
+        mine.scratch.end();
     }
 
     // After all threads: the best of each thread's part of the vocabulary; the lowest token wins a tie.
@@ -173,7 +178,7 @@ class Step {
         const Range range = share(panels_of(matrix), thread, model_.pool.threads());
         if (rows == 0 || range.first == range.last) return;
         products(weights_.panel(matrix, layer, range.first), range.last - range.first, depth_of(matrix), x, rows, mine.sums,
-                 mine.block, [&](int i, const float* sums) { epilogue(range.first + i, sums); });
+                 mine.scratch, [&](int i, const float* sums) { epilogue(range.first + i, sums); });
     }
 
     // Attention, shared out by (segment, key head); the share of the work, not the number of items, is what is even.
