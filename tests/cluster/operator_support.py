@@ -17,7 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -40,6 +40,7 @@ __all__ = [
     "items",
     "prepare",
     "repository",
+    "still",
     "synthesis",
     "wait_for",
     "writes_in",
@@ -47,6 +48,7 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 WRITES = ("create", "update", "patch", "delete")
+T = TypeVar("T")
 
 
 def wait_for(what: str, look: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
@@ -57,6 +59,20 @@ def wait_for(what: str, look: Callable[[], Any], seconds: float = 60.0, every: f
             raise AssertionError(f"{what}: not seen in {seconds:.0f} s")
         time.sleep(every)
     return found
+
+
+def still(what: str, look: Callable[[], T], quiet: float, seconds: float = 60.0) -> T:
+    """What `look` gives once that has been the same for `quiet` seconds; fails, naming `what`, after `seconds`."""
+    last, since = look(), time.monotonic()
+
+    def settled() -> bool:
+        nonlocal last, since
+        if (now := look()) != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since >= quiet
+
+    wait_for(what, settled, seconds, every=0.2)
+    return last
 
 
 def get(cluster: Cluster, *arguments: str) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_support import apply, prepare, synthesis, wait_for
+from operator_support import apply, prepare, still, synthesis, wait_for
 from rollout_support import (
     FORWARD,
     POLICY,
@@ -26,7 +26,7 @@ from rollout_support import (
 
 from sartor_devcluster import DevCluster
 from sartor_operator import names
-from sartor_operator.kinds import DEPLOYMENT, HTTP_ROUTE, ROLLOUT, SERVICE, SYNTHESIS
+from sartor_operator.kinds import DEPLOYMENT, HTTP_ROUTE, ROLLOUT, SERVICE, SYNTHESIS, Kind
 from sartor_operator.rollout.observed import FULL_ANNOTATION
 
 
@@ -81,7 +81,7 @@ def test_forward_to_promoted_then_the_baseline_shrinks_and_an_undo_brings_it_bac
     _nothing_is_written(made)
     made.command("undo")
     wait_for("the baseline grows", lambda: made.replicas() == 2, 20)
-    wait_for("it takes half", lambda: weights_of(made.route) == (50, 50), 20)
+    wait_for("it takes half", lambda: made.gateway.weights[-1:] == [(50, 50)], 20)
     time.sleep(1.0)
     assert weights_of(made.route) == (50, 50), "no more than it has ready"
     made.endpoints("vllm", 2)
@@ -103,12 +103,15 @@ def _nothing_is_written(made: Stage) -> None:
     """Once nothing happens: not when the manifest is applied again, nor by a new process."""
     objects = [(ROLLOUT, "editor"), (HTTP_ROUTE, names.name_of(made.route)), (DEPLOYMENT, "vllm")]
 
-    def versions() -> list[str]:
-        found = [made.api.get(kind, made.namespace, name) or {} for kind, name in objects]
-        return [str(f["metadata"]["resourceVersion"]) for f in found]
+    def version(kind: Kind, name: str) -> Any:
+        """Of a Deployment what the operator writes of it: its status is written by Kubernetes, whenever that comes to it."""
+        meta = (made.api.get(kind, made.namespace, name) or {})["metadata"]
+        return (meta["generation"], meta.get("annotations")) if kind == DEPLOYMENT else meta["resourceVersion"]
 
-    time.sleep(2.0)
-    before = versions()
+    def versions() -> list[Any]:
+        return [version(kind, name) for kind, name in objects]
+
+    before = still("nothing happens any more", versions, quiet=2.0)
     made.begin()
     made.operator.kill()
     made.operator.start()
@@ -196,11 +199,11 @@ def test_a_lost_arm_gives_way_at_once_and_returns_when_it_is_steady(made: Stage,
         made.api.delete(SERVICE, made.namespace, "stack")
     else:
         made.endpoints("stack", 0)
-    wait_for("nothing for the candidate", lambda: weights_of(made.route) == (100, 0), 10, every=0.01)
+    wait_for("nothing for the candidate", lambda: weights_of(made.route) == (100, 0), 30, every=0.01)
     took = time.monotonic() - begun
     print(f"an arm's {what} gone to weight 0 in the route: {took:.2f} s")
-    assert took < 5.0, "at once: how fast is a figure of the benches"
-    status = made.reaches("Frozen", 10)
+    assert took < 15.0, "at once, not after the time for which it must be steady to return (the benches have a figure)"
+    status = made.reaches("Frozen", 60)
     assert conditions(status)["Frozen"] == ("True", "CandidateNotReady")
     if what == "Service":
         assert "Service stack of the candidate does not exist" in status["message"]
@@ -246,12 +249,12 @@ def test_what_people_do_to_the_route_is_put_back(made: Stage) -> None:
     rules[0]["backendRefs"][0]["weight"], rules[0]["backendRefs"][1]["weight"] = 5, 95
     steal({"spec": {"rules": rules}})
     wait_for("the weights are put back", lambda: weights_of(made.route) == (80, 20), 30)
-    assert "RouteChanged" in made.events()
+    wait_for("it is told", lambda: "RouteChanged" in made.events(), 30)
     bare = {"labels": {names.MANAGED_BY: None}, "annotations": {"sartor.dev/rollout": None, "sartor.dev/shape": None}}
     steal({"metadata": bare})  # a watch by label takes that for the end of the route
     wait_for("its label is back", lambda: names.label(made.route, names.MANAGED_BY) == names.SARTOR, 30)
     made.api.delete(HTTP_ROUTE, made.namespace, name)
-    wait_for("there is a route again", lambda: bool(made.api.all(HTTP_ROUTE, made.namespace)), 10)
+    wait_for("there is a route again", lambda: bool(made.api.all(HTTP_ROUTE, made.namespace)), 60)
     assert weights_of(made.route) == (80, 20)
 
 
@@ -263,7 +266,7 @@ def test_a_human_pauses_resumes_promotes_and_deletes(made: Stage) -> None:
     (asks,) = (r for r in made.route["spec"]["rules"] if r["backendRefs"][0]["name"] == "stack")
     assert asks["matches"][0]["headers"][0] == {"type": "Exact", "name": "x-sartor-arm", "value": "candidate"}
     made.command("resume")
-    wait_for("the step after the pause", lambda: weights_of(made.route) == (70, 30), 20)
+    wait_for("the step after the pause", lambda: made.gateway.weights[-1:] == [(70, 30)], 20)
     made.command("pause")
     made.reaches("Paused", 20)
     made.command("promote")
@@ -271,5 +274,5 @@ def test_a_human_pauses_resumes_promotes_and_deletes(made: Stage) -> None:
     assert made.gateway.weights == [(100, 0), (70, 30), (0, 100)]
     wait_for("the floor", lambda: made.replicas() == 1, 40)
     made.api.delete(ROLLOUT, made.namespace, "editor")
-    wait_for("it is gone", lambda: made.api.get(ROLLOUT, made.namespace, "editor") is None, 30)
+    wait_for("it is gone", lambda: made.api.get(ROLLOUT, made.namespace, "editor") is None, 90)
     assert weights_of(made.route) == (100, 0) and made.replicas() == 2
