@@ -178,7 +178,7 @@ class OperatorProcess:
         scope = ["--all-namespaces"] if namespace is None else ["--namespace", namespace]
         self.command = [
             sys.executable, "-m", "sartor_operator", "run", "--kubeconfig", str(kubeconfig), *scope,
-            "--lease-namespace", namespace or "default", "--lease-seconds", "5", "--metrics-port", str(self.port),
+            "--lease-namespace", namespace or "default", "--lease-seconds", "15", "--metrics-port", str(self.port),
             "--repository", repository_url, *extra,
         ]  # fmt: skip
         self.log = log
