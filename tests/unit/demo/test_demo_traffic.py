@@ -325,6 +325,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.alone
 def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: Path) -> None:
     slow, brake = Path(sartor_demo.__file__).with_name("slow.py"), tmp_path / "slow"
     output = tmp_path / "output"

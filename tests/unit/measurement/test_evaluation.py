@@ -108,6 +108,7 @@ def test_throughput_windows_score_neither_ramp_nor_drain(chain_model: Path, tmp_
     assert response.metric == "outputTokensPerSecond"
 
 
+@pytest.mark.alone
 def test_a_window_is_long_enough_for_reading_and_writing(chain_model: Path, tmp_path: Path) -> None:
     """Half a second of reading, half of writing: a window of a fifth of that alone would see the one or the other."""
     slow = Behaviour(first_seconds=0.5, token_seconds=0.016)

@@ -43,6 +43,7 @@ class NotingArm(threading.Thread):
             connection.sendall(chunked(sse(usage, "[DONE]")) + END)
 
 
+@pytest.mark.alone
 def test_measured_times_are_those_of_the_arm() -> None:
     """Each event is dated within 5 ms of when it was sent (the median within 1 ms), from the moment the request went out.
 
