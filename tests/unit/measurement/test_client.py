@@ -71,7 +71,7 @@ def test_an_honest_answer_is_counted_however_it_is_cut(chain_model: Path, behavi
     ],
 )
 def test_each_defect_has_its_class(chain_model: Path, behaviour: Behaviour, error: ErrorClass, words: str) -> None:
-    sample = send(chain_model, behaviour, stall=0.3)
+    sample = send(chain_model, behaviour, stall=5.0 if behaviour.stall_at is None else 0.3)
     assert sample.error is error
     assert words in sample.detail
     assert sample.counted == 0 and sample.rate == 0.0

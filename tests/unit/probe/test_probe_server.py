@@ -118,12 +118,12 @@ def test_whatever_an_arm_does_has_its_record(name: str, caplog: pytest.LogCaptur
     answer, outcome, reason = OUTCOMES[name]
 
     async def work() -> None:
-        async with world(says("a"), answer, timeout=2.0 if "hangs" in name else 20.0) as w:
+        async with world(says("a"), answer, timeout=5.0 if "hangs" in name else 60.0) as w:
             pair = await w.pair()
             one = pair["candidate"]
             assert (one.outcome, one.reason) == (outcome, reason)
             assert (one.agreed, one.output_tokens, one.gaps) == (None, None, None)
-            assert one.duration < 15
+            assert one.duration < 30
             assert (one.first_token is None) == (outcome == "failed")
             assert pair["baseline"].outcome == "ok", "what one arm does is not the other's fault"
             w.candidate.answer = says("a")

@@ -145,10 +145,10 @@ def ended(connection: socket.socket) -> bool:
 
 
 def test_a_header_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
-    with serving(tmp_path, patience=Patience(header=0.3)) as world, connected(world) as connection:
+    with serving(tmp_path, patience=Patience(header=3.0)) as world, connected(world) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
         started = time.monotonic()
-        assert ended(connection) and time.monotonic() - started < 10
+        assert ended(connection) and time.monotonic() - started < 15
         assert world.service is not None
         assert 'sartor_repository_cut_total{reason="header"} 1.0' in world.service.metrics.render().decode()
         world.ok("operator", "ls-remote", world.address())

@@ -139,7 +139,12 @@ def test_a_store_keeps_what_it_has_while_the_server_is_away() -> None:
         answers = iter([(200, first)])
         async with FakeApi(lambda *_: next(answers, (503, {}))).client() as client:
             informer = Informer(client, "/x", removed=removed.append)
-            await beside(informer.run(), asyncio.sleep(0.5))
+
+            async def listed_and_then_refused() -> None:
+                await until(lambda: informer.store)
+                await asyncio.sleep(0.5)
+
+            await beside(informer.run(), listed_and_then_refused())
         assert len(informer.store) == 1 and removed == []
 
     asyncio.run(story())

@@ -67,6 +67,12 @@ class Host:
             await over.wait()
         return self.load(folder)
 
+    async def says(self, folder: Path, line: bytes) -> None:
+        """Returns once this line is in the log."""
+        async with asyncio.timeout(20):
+            while line not in b"".join(cri_log.lines(folder / "log", LogOptions())):
+                await asyncio.sleep(0.02)
+
     def load(self, folder: Path) -> Run:
         run = containers.load(int(folder.name), folder)
         assert run is not None
@@ -100,14 +106,14 @@ def user(request: pytest.FixtureRequest) -> int | None:
 def test_a_container_from_start_to_end(tmp_path: Path, user: int | None) -> None:
     async def story(host: Host) -> None:
         folder = await host.start(
-            ["sh", "-c", "echo out; echo err >&2; echo -n bye > /dev/termination-log; sleep 0.3; exit 3"]
+            ["sh", "-c", "echo out; echo err >&2; echo -n bye > /dev/termination-log; sleep 2; exit 3"]
         )
         run = host.load(folder)
         assert run.running and run.backoff == Backoff(10, 5)
         run = await host.end(folder)
         assert (run.exit_code, run.reason, run.message) == (3, "", "bye")
         assert run.started_at is not None and run.finished_at is not None
-        assert 0.2 < run.finished_at - run.started_at < 5
+        assert 1.9 < run.finished_at - run.started_at < 20
         assert b"".join(cri_log.lines(folder / "log", LogOptions(stream="stdout"))) == b"out\n"
         assert b"".join(cri_log.lines(folder / "log", LogOptions(stream="stderr"))) == b"err\n"
 
@@ -180,8 +186,8 @@ def test_what_cannot_be_started_says_so(tmp_path: Path, user: int | None, comman
 @needs_bubblewrap
 def test_signals_and_kills(tmp_path: Path, user: int | None) -> None:
     async def story(host: Host) -> None:
-        folder = await host.start(["sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done"])
-        await asyncio.sleep(0.2)
+        folder = await host.start(["sh", "-c", "trap 'exit 9' USR1; echo ready; while :; do sleep 0.05; done"])
+        await host.says(folder, b"ready\n")
         containers.send(folder, "signal SIGTERM")
         await asyncio.sleep(0.2)
         assert host.load(folder).running, "process 1 ignores what it has no handler for"
@@ -200,19 +206,19 @@ def test_signals_and_kills(tmp_path: Path, user: int | None) -> None:
 def test_exec_sees_what_the_container_sees(tmp_path: Path, user: int | None) -> None:
     async def story(host: Host) -> None:
         folder = await host.start(
-            ["sh", "-c", "echo here > /tmp/file; exec sleep 30"], securityContext={"runAsUser": 1234}
+            ["sh", "-c", "echo here > /tmp/file; echo written; exec sleep 60"], securityContext={"runAsUser": 1234}
         )
-        await asyncio.sleep(0.2)
+        await host.says(folder, b"written\n")
         code, output = await containers.execute(
-            folder, ("sh", "-c", "cat /tmp/file; id -u; echo $SECRET; ls /proc | head -1"), 5
+            folder, ("sh", "-c", "cat /tmp/file; id -u; echo $SECRET; ls /proc | head -1"), 30
         )
         assert (code, output) == (0, "here\n1234\ns3cret\n1")
-        assert (await containers.execute(folder, ("sh", "-c", "exit 4"), 5))[0] == 4
-        assert (await containers.execute(folder, ("no-such-program",), 5))[0] == 127
+        assert (await containers.execute(folder, ("sh", "-c", "exit 4"), 30))[0] == 4
+        assert (await containers.execute(folder, ("no-such-program",), 30))[0] == 127
         code, output = await containers.execute(folder, ("sleep", "10"), 0.3)
         assert code is None and "timed out after 0.3 s" in output
         status = await containers.execute(
-            folder, ("grep", "-cE", "^(CapEff|CapPrm|CapBnd):\\s0+$", "/proc/self/status"), 5
+            folder, ("grep", "-cE", "^(CapEff|CapPrm|CapBnd):\\s0+$", "/proc/self/status"), 30
         )
         assert status == (0, "3")
         assert host.load(folder).running

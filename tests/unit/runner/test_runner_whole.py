@@ -26,7 +26,7 @@ SOURCE = Path(__file__).parents[3] / "runners" / "src"
 PODS = f"{CORE}/namespaces/team/pods"
 
 
-async def until(what: str, check: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def until(what: str, check: Callable[[], Any], seconds: float = 60.0) -> Any:
     try:
         async with asyncio.timeout(seconds):
             while not (found := check()):
@@ -137,16 +137,18 @@ def test_a_pod_from_its_binding_to_its_log(tmp_path: Path) -> None:
 def test_a_killed_runner_adopts_its_containers_and_writes_nothing(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(tmp_path) as (cluster, node, client):
-            probe = {"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
+            probe = {"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 10}}
             await client.create(PODS, manifest("kept", "while :; do sleep 0.1; done", container=probe))
-            await client.create(PODS, manifest("ends", "sleep 1; exit 5", restartPolicy="Never"))
+            await client.create(PODS, manifest("ends", "sleep 8; exit 5", restartPolicy="Never"))
             await until("readiness", ready(cluster, "kept"))
             await until("the other", phase(cluster, "ends", "Running"))
             before = cluster.pod("team", "kept")
             (kept,) = [f for f in node.attempts() if before["metadata"]["uid"] in str(f)]
+            (ends,) = [f for f in node.attempts() if f != kept]
             pid = containers.pid(kept)
             await node.stop(signal.SIGKILL)
-            await asyncio.sleep(1.2)
+            assert containers.lives(ends)
+            await until("an end while nobody looks", lambda: not containers.lives(ends))
             cluster.writes.clear()
             await node.start()
             await until("what happened in between", phase(cluster, "ends", "Failed"))
@@ -163,7 +165,7 @@ def test_a_killed_runner_adopts_its_containers_and_writes_nothing(tmp_path: Path
 def test_pods_live_on_while_the_server_is_away(tmp_path: Path) -> None:
     async def story() -> None:
         async with running(tmp_path) as (cluster, node, client):
-            await client.create(PODS, manifest("once", "sleep 1; exit 3"))
+            await client.create(PODS, manifest("once", "sleep 5; exit 3"))
             await until("a start", phase(cluster, "once", "Running"))
             (first,) = node.attempts()
             cluster.down = True
@@ -177,7 +179,7 @@ def test_pods_live_on_while_the_server_is_away(tmp_path: Path) -> None:
                     state["restartCount"] == 1 and state["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
                 )
 
-            await until("what happened in between", told, 40)
+            await until("what happened in between", told)
 
     asyncio.run(story())
 

@@ -1,6 +1,7 @@
 """The task as a whole: from lines in a log to the outcome that a rollout is looked at for."""
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -186,10 +187,10 @@ def test_a_judgement_takes_nothing_from_the_event_loop(tmp_path: Path, monkeypat
     async def story() -> None:
         scene = Scene(tmp_path)
         scene.traffic(60)
-        real = module.conclude
+        real, enough = module.conclude, threading.Event()
 
         def slow(*given: Any) -> Any:
-            time.sleep(0.4)
+            enough.wait(20)
             return real(*given)
 
         monkeypatch.setattr(module, "conclude", slow)
@@ -200,7 +201,9 @@ def test_a_judgement_takes_nothing_from_the_event_loop(tmp_path: Path, monkeypat
             await asyncio.sleep(0.01)
             scene.analyst.latest(asked())
             turns += 1
-        assert turns >= 10
+            if turns == 10:
+                enough.set()
+        assert turns >= 10, "it waits for them, and they for nothing"
 
     asyncio.run(story())
 
