@@ -1,8 +1,8 @@
 """An HTTP server for the tests of the Gateway: `python gateway_backend.py ADDRESS PORT NAME`. Prints a line when it serves.
 
-Every answer names the arm. `/?ms=20&status=503` waits and answers; `/stream?seconds=5` sends an event every 100 ms and
-`[DONE]` at the end; `/cut` breaks off in the middle of a stream; `/seen?path=/x` tells how many requests to a path came,
-`/metrics` how many in all, for Prometheus.
+Every answer names the arm. `/?ms=20&status=503` waits and answers, `/?hangs=NAME` takes half a minute where that is the arm;
+`/stream?seconds=5` sends an event every 100 ms and `[DONE]` at the end; `/cut` breaks off in the middle of a stream;
+`/seen?path=/x` tells how many requests to a path came, `/metrics` how many in all, for Prometheus.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 EVENT_SECONDS = 0.1
+HANG_SECONDS = 30.0
 
 
 class Backend:
@@ -27,7 +28,8 @@ class Backend:
         return await handler(request)
 
     async def answer(self, request: web.Request) -> web.Response:
-        await asyncio.sleep(float(request.query.get("ms", 0)) / 1000)
+        hangs = HANG_SECONDS if request.query.get("hangs") == self.name else 0.0
+        await asyncio.sleep(float(request.query.get("ms", 0)) / 1000 + hangs)
         headers = {"X-Arm": self.name}
         if "handover" in request.query:
             headers["X-Sartor-Handover"] = request.query["handover"]

@@ -186,7 +186,7 @@ class Scene:
 
     # --- the access log
 
-    def records(self, tail: Tail, ids: set[str], seconds: float = 5.0) -> list[RequestRecord]:
+    def records(self, tail: Tail, ids: set[str], seconds: float = 60.0) -> list[RequestRecord]:
         """The records of these requests as they come; until each has one and nothing more comes, `seconds` at most."""
         found: list[RequestRecord] = []
         deadline = time.monotonic() + seconds
