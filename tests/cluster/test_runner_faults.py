@@ -27,16 +27,16 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DevCluster, 
 def test_pods_live_restart_and_are_probed_while_the_server_is_away(own: tuple[DevCluster, RunnerProcess]) -> None:
     cluster, runner = own
     pods = Pods(cluster, runner)
-    probe = {"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}}
+    probe = {"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1, "timeoutSeconds": 10}}
     pods.create("steady", ["sleep", "600"], container=probe)
-    pods.create("once", ["sh", "-c", "sleep 4; exit 3"])
+    pods.create("once", ["sh", "-c", "sleep 15; exit 3"])
     pods.ready("steady")
     pods.ready("once")
     steady, once = pods.folder("steady"), pods.folder("once", 1)
     pid = containers.pid(steady)
     cluster.stop_component("kube-apiserver", kill=True)
     try:
-        wait_for("a restart without a server", lambda: containers.pid(once), 20)
+        wait_for("a restart without a server", lambda: containers.pid(once), 90)
     finally:
         cluster.start_component("kube-apiserver")
     cluster.wait_ready()
@@ -45,7 +45,7 @@ def test_pods_live_restart_and_are_probed_while_the_server_is_away(own: tuple[De
         statuses = pods.get("once").get("status", {}).get("containerStatuses") or [{}]
         return statuses[0].get("restartCount", 0) >= 1
 
-    wait_for("what happened in between", told, 30)
+    wait_for("what happened in between", told, 60)
     assert containers.pid(steady) == pid
     assert pods.get("steady")["status"]["containerStatuses"][0]["restartCount"] == 0
     pods.remove()
@@ -80,7 +80,7 @@ def test_a_deleted_node_is_registered_again(own: tuple[DevCluster, RunnerProcess
 
     wait_for("the node", ready, 30)
     wait_for("its range", lambda: pod_range(cluster), 30)
-    time.sleep(1)  # the runner reads it as soon as it is there
+    time.sleep(5)  # the runner reads it as soon as it is there
     pods = Pods(cluster, runner)
     pods.create("after", ["sleep", "600"])
     address = pods.ready("after")["status"]["podIP"]
