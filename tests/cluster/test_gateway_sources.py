@@ -60,11 +60,11 @@ class TestAccessLog:
         loads = [
             made.load(600, 200, whole),
             made.load(40, 40, ["/cut"]),
-            made.load(40, 40, ["/stream?seconds=3"], cut_after=0.3),
+            made.load(40, 40, ["/stream?seconds=30"], cut_after=0.3),
         ]
         outcomes, server_cut, client_cut = (load.outcomes() for load in loads)
         all_of = [*outcomes, *server_cut, *client_cut]
-        records = made.records(tail, {o.id for o in all_of}, 10)
+        records = made.records(tail, {o.id for o in all_of})
         assert collections.Counter(r.request_id for r in records) == {o.id: 1 for o in all_of}
         by_id = {r.request_id: r for r in records}
         for one in all_of:
@@ -72,7 +72,7 @@ class TestAccessLog:
             assert found.backend == Backend("default", str(one.arm), 8000), one
             assert found.status == one.status
             assert found.route == ("default", made.route)
-            assert abs(found.started - one.sent) < 5.0, "the same clock, on a machine that may be busy"
+            assert abs(found.started - one.sent) < 15.0, "the same clock, on a machine that may be busy"
         for one in outcomes:
             found = by_id[one.id]
             assert (found.end, found.flags) == (End.WHOLE, frozenset())
@@ -86,7 +86,8 @@ class TestAccessLog:
                 assert found.first_byte >= 0.029
             if "stream" in one.path:
                 assert found.first_byte is not None
-                assert found.duration - found.first_byte > 0.4, "its first byte is its status line"
+                # Half a second after it, unless the machine was too busy to pass it on at once.
+                assert found.duration - found.first_byte > 0.1, "its first byte is its status line"
         assert {by_id[o.id].end for o in server_cut} == {End.CUT_BY_SERVER}
         assert all(o.error for o in server_cut), "and its client knows"
         assert {by_id[o.id].end for o in client_cut} == {End.CUT_BY_CLIENT}
@@ -95,8 +96,8 @@ class TestAccessLog:
 
     def test_a_client_that_leaves_before_the_answer(self, made: Scene) -> None:
         tail, began = made.tail(), time.time()
-        load = made.load(5, 50, ["/?ms=3000"])
-        time.sleep(1.0)
+        load = made.load(5, 50, ["/left?ms=30000"])
+        wait_for("all of them", lambda: made.seen(made.baseline, "/left") == 5, 20)
         load.end()
         seen: list[RequestRecord] = []
 
@@ -105,7 +106,7 @@ class TestAccessLog:
             seen.extend(r for r in found if r.started >= began)  # Envoy may still write of those that came before
             return len(seen) >= 5
 
-        wait_for("their records", mine, 10)
+        wait_for("their records", mine, 60)
         assert [(r.end, r.status, r.first_byte) for r in seen] == [(End.CUT_BY_CLIENT, None, None)] * 5
         print("left before the answer:", collections.Counter((*sorted(r.flags or ()), r.details) for r in seen))
 
@@ -115,7 +116,7 @@ class TestAccessLog:
         began, files = time.monotonic(), 0
         found: list[RequestRecord] = []
         rotated = 0
-        while load.running:
+        while load.running or (rotated < 2 and time.monotonic() - began < 60):
             if files < 2 and time.monotonic() - began > 1.5 * (files + 1):
                 made.cluster.rotate_access_log()
                 files += 1
@@ -150,7 +151,7 @@ class TestAccessLog:
             sampled = len(found.baseline.requests) + len(found.candidate.requests) if found is not None else 0
             return found if sampled == len(outcomes) else None
 
-        found = wait_for("all samples", whole, 5)
+        found = wait_for("all samples", whole, 30)
         assert found.since == since
         assert log.losses == Losses()
         for arm, samples in ((made.baseline, found.baseline.requests), (made.candidate, found.candidate.requests)):
@@ -185,7 +186,7 @@ class TestPrometheus:
             last = {arm.name: found[as_arms[label]][-1:] for label, arm in names.items()}
             return found if all(scraped and whole(scraped[0], name) for name, scraped in last.items()) else None
 
-        found = wait_for("the last request", read, 30)
+        found = wait_for("the last request", read, 90)
         print(f"a request is in Prometheus {time.monotonic() - ended:.1f} s after its end")
         for label, arm in names.items():
             mine, last = [o for o in outcomes if o.arm == arm.name], found[as_arms[label]][-1]
@@ -213,7 +214,7 @@ class TestPrometheus:
             rows = scrapes(answer, ENVOY, {label: ArmName.CANDIDATE}, since=began)[ArmName.CANDIDATE]
             return bool(rows) and rows[-1].requests >= copies
 
-        wait_for("them in Prometheus", counted, 30)
+        wait_for("them in Prometheus", counted, 90)
 
     def test_it_asks_pods_that_want_it(self, made: Scene) -> None:
         need(made.cluster, "prometheus")
@@ -234,6 +235,6 @@ class TestPrometheus:
                 )
                 return bool(answer["data"]["result"])
 
-            wait_for("its metrics", scraped, 30)
+            wait_for("its metrics", scraped, 90)
         finally:
             made.api.send("DELETE", f"{PODS}/{made.baseline.name}?gracePeriodSeconds=0")
