@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from devcluster_support import ask, need
+from devcluster_support import ask, need, resolve
 from runner_support import Pods, RunnerProcess, wait_for
 
 from sartor_devcluster import DevCluster
@@ -53,7 +53,12 @@ OWN = [
     {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
     {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
 ]
-READINESS = {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1}
+READINESS = {
+    "httpGet": {"path": "/ready", "port": 8080},
+    "periodSeconds": 1,
+    "failureThreshold": 1,
+    "timeoutSeconds": 10,
+}
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +91,14 @@ def serve(pods: Pods, name: str, app: str, **spec: Any) -> None:
 
 
 def service(cluster: DevCluster, name: str, app: str, **spec: Any) -> str:
-    """A Service of port 80 to the named port of the pods with this label; its address."""
+    """A Service of port 80 to the named port of the pods with this label; its address, once its name is known."""
     body = {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": "web"}], **spec}
     metadata = {"name": name, "labels": {"test": "services"}}
     manifest = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": body}
     cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest), check=True)
+    full = f"{name}.default.svc.cluster.local"
+    if spec.get("clusterIP") != "None":  # such a one has a name once it has endpoints
+        wait_for(f"the name {full}", lambda: resolve(cluster, full).startswith("0"))
     return cluster.kubectl("get", "service", name, "-o", "jsonpath={.spec.clusterIP}", check=True).stdout
 
 
@@ -166,6 +174,9 @@ def test_pods_of_a_headless_service_have_names(cluster: DevCluster, pods: Pods) 
         return ready == [True, True]
 
     wait_for("their endpoints", published)
+    for peer in ("peer-0", "peer-1"):
+        full = f"{peer}.peers.default.svc.cluster.local"
+        wait_for(f"the name of {peer}", lambda name=full: resolve(cluster, name).startswith("0 "))
     urls = ["http://peer-0.peers:8080", "http://peer-1.peers.default.svc:8080"]
     assert asked(pods, "client", *urls) == ["peer-0", "peer-1"]
 
