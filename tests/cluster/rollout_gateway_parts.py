@@ -118,7 +118,7 @@ class Users:
                 found[record.request_id] = record
             return len(found) == len(self.outcomes)
 
-        wait_for("a record of each request", whole, 10)
+        wait_for("a record of each request", whole, 60)
         return found
 
 

@@ -90,9 +90,9 @@ class Live(Generic[E]):
 
     def come(self, rate: float = RATE, timeout: float = 120.0) -> Users:
         """Users come, once the Gateway serves the route; they wait for an answer for `timeout` seconds."""
-        wait_for("a route that is accepted", self._routed, 40)
+        wait_for("a route that is accepted", self._routed, 60)
         self.users = Users(self.cluster, self.host, rate, timeout)
-        wait_for("answers", lambda: len(self.users.outcomes if self.users else ()) >= 5, 20)
+        wait_for("answers", lambda: len(self.users.outcomes if self.users else ()) >= 5, 60)
         return self.users
 
     def _routed(self) -> bool:

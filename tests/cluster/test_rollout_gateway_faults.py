@@ -55,21 +55,44 @@ def test_the_baseline_dies_in_the_middle_and_the_candidate_takes_everything(made
     made.begin(HALF, [ERRORS])
     at_half(made)
     went = made.endpoints(made.baseline, there=False)
-    status = made.reaches("Frozen", 20)
+    status = made.reaches("Frozen", 60)
     assert reason(status, "Frozen") == "BaselineNotReady"
-    wait_for("all on the candidate", lambda: made.shares() == {BASELINE: 0, CANDIDATE: 100}, 5)
+    wait_for("all on the candidate", lambda: made.shares() == {BASELINE: 0, CANDIDATE: 100}, 30)
     time.sleep(3.0)
     back = made.endpoints(made.baseline, there=True)
-    wait_for("half and half again", lambda: made.shares() == {BASELINE: 50, CANDIDATE: 50}, 40)
-    made.reaches("Progressing", 20)
-    time.sleep(2.0)
+    wait_for("half and half again", lambda: made.shares() == {BASELINE: 50, CANDIDATE: 50}, 60)
+    made.reaches("Progressing", 60)
+    wait_for("it is asked again", lambda: made.answered(made.baseline, back) > 0, 30, every=0.5)
     account = made.account()
     refused = [account.records[one.id] for one in account.lost]
     print(f"baseline gone: {len(refused)} refused until its weight was 0; {account.told()}")
     assert all(r.status == 503 and r.backend is not None and r.backend.service == BASELINE for r in refused)
-    assert max((r.started for r in refused), default=went) - went < 2.0
-    assert max(one.at for one in account.of_users(BASELINE)) > back
+    refused_for = max((r.started for r in refused), default=went) - went
+    assert refused_for < 10.0, "soon, on a machine that may be busy: how soon is a figure of the benches"
     assert account.carried_out() == {i: 1 for i in account.outcomes if i not in {one.id for one in account.lost}}
+
+
+def test_the_last_endpoint_of_the_candidate_goes_away(made: Live) -> None:
+    """Envoy answers the arm's share with 503 until its weight is 0: Contour has no retries. Nothing else is lost."""
+    made.begin(HALF, [ERRORS])
+    at_half(made)
+    went = made.endpoints(made.candidate, there=False)
+    status = made.reaches("Frozen", 60)
+    assert {c["type"]: c["reason"] for c in status["conditions"]}["Frozen"] == "CandidateNotReady"
+    assert made.shares() == {BASELINE: 100, CANDIDATE: 0}
+    time.sleep(2.0)
+    account = made.account()
+    refused = [account.records[one.id] for one in account.lost]
+    assert all(r.status == 503 and r.backend is not None and r.backend.service == CANDIDATE for r in refused)
+    ends = [one.started for one in refused if one.started is not None]
+    ends += [one.at for one in account.of_users(CANDIDATE) if one.at > went]
+    after = max(ends, default=went) - went
+    print(
+        f"endpoint gone: nothing for its arm {after:.2f} s later; {len(refused)} refused until then; {account.told()}"
+    )
+    assert after < 10.0, "soon, on a machine that may be busy: how soon is a figure of the benches"
+    counted = account.carried_out()
+    assert counted == {i: 1 for i in account.outcomes if i not in {one.id for one in account.lost}}
 
 
 @pytest.mark.exhaustive
