@@ -39,9 +39,8 @@ def serving(cluster: DevCluster, program: str, *arguments: str) -> Iterator[None
 
 class TestReachingIt:
     def test_every_component_is_well(self, cluster: DevCluster) -> None:
-        status = cluster.status()
-        assert status.ready
-        assert [c.name for c in status.components if not c.well] == []
+        wait_for("the cluster is ready", lambda: cluster.status().ready)
+        wait_for("each of them is well", lambda: all(c.well for c in cluster.status().components))
 
     def test_kubectl_on_the_host(self, cluster: DevCluster) -> None:
         names = [item["metadata"]["name"] for item in get(cluster, "namespaces")["items"]]

@@ -39,8 +39,8 @@ def test_without_nft_and_without_a_coredns(root: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("sartor_devcluster.binaries.addons.cache_folder", lambda _: tmp_path / "cache")
     said: list[str] = []
     with DevCluster.up("bare", root=root, lifeline=True, say=said.append) as cluster:
+        wait_for("the cluster is ready", lambda: cluster.status().ready)
         status = cluster.status()
-        assert status.ready
         assert status.absent("kube-proxy") == "nft is missing; install the package nftables"
         assert "Go is not installed" in str(status.absent("coredns"))
         assert (
@@ -70,9 +70,8 @@ def test_one_that_keeps_ending_is_given_up(cluster: DevCluster, root: Path) -> N
         without=["coredns"],
         extra_arguments={"kube-proxy": ["--no-such-flag"]},
     ) as failing:
-        status = failing.status()
-        assert status.ready
-        reason = status.absent("kube-proxy")
+        wait_for("the cluster is ready", lambda: failing.status().ready)
+        reason = failing.status().absent("kube-proxy")
         assert reason is not None
         assert reason.startswith("it ended 3 times at its start (exit code 1): ")
         assert "unknown flag: --no-such-flag" in reason
