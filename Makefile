@@ -11,7 +11,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-unit test-fast test-cluster test-exhaustive bench lint generate lock clean
+.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-unit test-fast test-cluster test-exhaustive redteam bench lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ test-exhaustive: setup  ## the enumerations that take many minutes
 	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m exhaustive --hypothesis-profile=default $(ARGS)
 
+redteam: setup  ## every planted cheat and its honest twin through the real gates (half an hour); records what was seen
+	$(PY) -m pytest tests/redteam $(ARGS)
+
 bench: setup  ## every figure that the project claims, into benchmarks/results/
 	.venv/bin/sartor baseline setup
 	$(PY) -m benchmarks $(ARGS)
@@ -80,11 +83,13 @@ lint: setup  ## ruff, pyright, import contracts, generated files
 	$(PY) -m sartor_api.generate --check
 	$(PY) -m sartor_operator.reasons --check operator/docs/reasons.md
 	$(PY) -m benchmarks.support.render --check
+	$(PY) tests/redteam/redteam_page.py --check
 
 generate: setup  ## CRDs and reference pages from the models, the page of figures from benchmarks/results
 	$(PY) -m sartor_api.generate
 	$(PY) -m sartor_operator.reasons --write operator/docs/reasons.md
 	$(PY) -m benchmarks.support.render
+	$(PY) tests/redteam/redteam_page.py --write
 
 lock:  ## renew the locks (hashes, no hosts)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) --group dev \

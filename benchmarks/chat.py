@@ -16,7 +16,8 @@ from pathlib import Path
 
 from benchmarks.support.arms import Workbench, ratio_row, vllm_settings
 from benchmarks.support.record import Bench, Row
-from sartor_agents.measurement.messages import ChatParameters, ChatScenario, EvaluateResponse, MeasurementPolicy
+from sartor_agents.measurement.messages import ChatParameters, ChatScenario, EvaluateResponse
+from sartor_agents.measurement.policy import MeasurementPolicy
 
 TARGETS = {"52m": {1: 1.9, 16: 2.1}, "500m": {1: 1.1, 16: 1.3}}
 CONCURRENCIES = (1, 16)

@@ -15,12 +15,8 @@ from pathlib import Path
 
 from benchmarks.support.arms import Workbench, ratio_row, vllm_settings
 from benchmarks.support.record import Bench, Row, median_row
-from sartor_agents.measurement.messages import (
-    CodeEditParameters,
-    CodeEditScenario,
-    EvaluateResponse,
-    MeasurementPolicy,
-)
+from sartor_agents.measurement.messages import CodeEditParameters, CodeEditScenario, EvaluateResponse
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_api.search.records import Speedup
 
 TARGETS: dict[str, dict[str, float]] = {
@@ -30,7 +26,7 @@ TARGETS: dict[str, dict[str, float]] = {
 EDITS = ("insert95", "delete95", "move95")
 EDIT_SHARE = 0.7
 PLAIN_SHARE = 0.97
-PAIRS = {"plain": 8, "ngram": 5, "own": 30}
+PAIRS = {"plain": 8, "ngram": 8, "own": 30}
 """What the stack is compared with, and windows of each arm. Its own plain decoding differs by little: many short pairs."""
 BASE = {"serving-core": {}, "model-loading": {}}
 

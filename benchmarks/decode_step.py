@@ -6,6 +6,8 @@ are noisy and change their mind within seconds: bound and step are measured in t
 few passes on both sides), and the figure is the median of the rounds with a bootstrap interval. One thread is timed by its
 own CPU time, which waiting for memory counts towards and a neighbour on the core does not; two threads by the clock.
 
+Logprobs cost the rows that ask for them: a step whose rows all want the five likeliest is timed in turns with one without.
+
     python -m benchmarks.decode_step --model 52m --model 500m
 
 A model is a folder, or the size of a chain checkpoint. Writes `benchmarks/results/decode_step_SIZE.json`.
@@ -26,6 +28,7 @@ from sartor_skills.blocks.decoder import Segment
 from sartor_skills.blocks.model_config import ModelError, read_config
 from sartor_skills.blocks.native_build import BuildError, build
 from sartor_skills.blocks.native_decoder import NativeDecoder
+from sartor_skills.blocks.sampling import token_logprobs
 from sartor_skills.blocks.weights import expected_shapes
 
 from benchmarks.support.arms import MODELS
@@ -109,6 +112,14 @@ def batch(rows: int) -> list[Segment]:
     return [Segment(pages_of(index), CONTEXT, [7 + index], 1, False) for index in range(rows)]
 
 
+def with_logprobs(decoder: NativeDecoder, segments: list[Segment]) -> None:
+    """A step, and what the engine makes of its logits when every row asks for five."""
+    argmax, logits = decoder.forward([segment._replace(logits=True) for segment in segments])
+    assert logits is not None
+    for token, row in zip(argmax.tolist(), logits, strict=True):
+        token_logprobs(row, token, 5)
+
+
 def verification(rows: int) -> list[Segment]:
     return [Segment(pages_of(0), CONTEXT, list(range(7, 7 + rows)), rows, False)]
 
@@ -148,6 +159,7 @@ def measure_decoder(
     times: dict[str, list[float]] = {step: [] for step in steps}
     bounds: list[float] = []
     rates: list[float] = []
+    costs: dict[int, list[float]] = {1: [], 16: []}
     for number in range(rounds):
         before = bandwidth.measure(threads, PASSES)
         times["1-rows"].append(best(lambda: decoder.forward(steps["1-rows"]), PASSES, threads))
@@ -158,6 +170,11 @@ def measure_decoder(
         rates.append((2 * 256 * products / times["prompt-256"][-1]) / (flops / reference))
         for step in steps.keys() - {"1-rows", "prompt-256"}:
             times[step].append(best(lambda segments=steps[step]: decoder.forward(segments), 4, threads))
+        for count, found in costs.items():
+            one = steps[f"{count}-rows"]
+            plain = best(lambda one=one: decoder.forward(one), PASSES // 2, threads)
+            asked = best(lambda one=one: with_logprobs(decoder, one), PASSES, threads)
+            found.append(asked / min(plain, best(lambda one=one: decoder.forward(one), PASSES // 2, threads)))
         print(
             f"{label} round {number + 1}/{rounds}: bound {bounds[-1] * 1e3:.2f} ms, "
             f"step {times['1-rows'][-1] * 1e3:.2f} ms, "
@@ -170,6 +187,10 @@ def measure_decoder(
     return [
         median_row(f"{prefix}/vs-bandwidth", "ratio", "lower", ratios, WITHIN if threads == 1 else None, note),
         median_row(f"{prefix}/prompt-vs-torch-fp32", "ratio", "higher", rates, None, "products of the layers only"),
+        *(
+            median_row(f"{prefix}/logprobs-{count}-rows", "ratio", "lower", values, None, "against a step without")
+            for count, values in costs.items()
+        ),
         *(
             median_row(
                 f"{prefix}/{step}", "ms", "lower", [t * 1e3 for t in values], None, f"least {min(values) * 1e3:.2f} ms"

@@ -16,7 +16,8 @@ import psutil
 from benchmarks.support.arms import Envelope, Workbench, vllm_settings
 from benchmarks.support.record import Bench, median_row
 from sartor_agents.backends.playbook import facts
-from sartor_agents.measurement.messages import ChatParameters, ChatScenario, MeasurementPolicy
+from sartor_agents.measurement.messages import ChatParameters, ChatScenario
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.run.servers import RunningServer
 
 START_SHARE, MEMORY_SHARE = 0.2, 1 / 3

@@ -20,13 +20,8 @@ from sartor_agents.baselines.grid import grid
 from sartor_agents.checkpoints import SyntheticSource, cache_folder, resolve
 from sartor_agents.judge.verify import verifier
 from sartor_agents.measurement.evaluation import evaluate
-from sartor_agents.measurement.messages import (
-    Endpoint,
-    EvaluateRequest,
-    EvaluateResponse,
-    MeasurementPolicy,
-    ScenarioSpec,
-)
+from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, ScenarioSpec
+from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.roles.judge import open_reference
 from sartor_agents.run.candidates import build, server_spec
 from sartor_agents.run.engines import Setting

@@ -302,3 +302,37 @@ def test_the_operator_works_with_the_rights_of_its_manifests(
         serving(prepared, namespace)
     log = process.log.read_text()
     assert "forbidden" not in log.lower(), log[-3000:]
+
+
+def test_sealed_data_is_out_of_reach_of_agents_and_candidates(
+    prepared: DevCluster, namespace: str, operator: OperatorProcess
+) -> None:
+    apply(prepared, synthesis(namespace))
+    pods: dict[str, dict[str, Any]] = {}
+
+    def seen() -> bool:
+        for pod in items(prepared, "pods", namespace):
+            pods[pod["metadata"]["name"]] = pod
+        return phase(prepared, namespace) == "Serving"
+
+    with Kubelet(prepared.kubeconfig, namespace):
+        wait_for("Serving", seen, 90, every=0.2)
+    seeds = {
+        names.name_of(secret): secret for secret in items(prepared, "secrets", namespace) if "seed" in secret["data"]
+    }
+    by_role: dict[str, set[str]] = {}
+    for pod in pods.values():
+        mounted = {v["secret"]["secretName"] for v in pod["spec"]["volumes"] if "secret" in v}
+        by_role.setdefault(names.label(pod, names.ROLE_LABEL), set()).update(mounted)
+    assert {"planner", "implementer", "candidate", "judge", "evaluator"} <= set(by_role)
+    for role, mounted in by_role.items():
+        assert bool(mounted) == (role in ("tuner", "judge", "evaluator")), role
+    assert all(set(secret["data"]) == {"seed", "canary"} for secret in seeds.values())
+    # What is mounted is one step's seed; the key that all of them come from is in no pod.
+    keys = [names.name_of(s) for s in items(prepared, "secrets", namespace) if "seed" not in s["data"]]
+    assert keys and not set(keys) & {name for mounted in by_role.values() for name in mounted}
+    for account in ("planner", "implementer", "serving", "judge", "evaluator"):
+        who = f"system:serviceaccount:{namespace}:sartor-{account}"
+        for verb, what in (("get", "secrets"), ("list", "secrets"), ("create", "pods"), ("create", "pods/exec")):
+            said = prepared.kubectl("auth", "can-i", verb, what, "-n", namespace, "--as", who)
+            assert said.stdout.strip() == "no", (account, verb, what)

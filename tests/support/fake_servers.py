@@ -47,7 +47,27 @@ class Behaviour:
     server_error_on: str | None = None
     hand_over_to: str | None = None  # URL
     dies_after: int | None = None  # generations, after which it refuses everything
+    logprobs: bool = True  # else 400 to who asks for them
+    logprobs_by_id: bool = True  # names tokens by id where that is asked for
+    logprob_error: float = 0.0  # nats, up and down in turn
+    coarse_logits: bool = False  # in steps of 2⁻⁷, as rounding to bfloat16 makes them
+    logprob_seconds: float = 0.0  # per token, more, where they are asked for
+    slow_after_logprobs: float | None = None  # seconds per token of all answers once somebody asked for them
+    wrong_with_logprobs: bool = False
+    hand_over_logprobs: bool = False  # with hand_over_to: only those
+    finish_reason: str = "length"
+    extra_tokens: int = 0  # written beyond max_tokens
+    caches_answers: bool = False  # a prompt seen before costs no time
+    poison_prefix: int | None = None  # after so many tokens alike, the state of the first such prompt is used
+    poison_silently: bool = False  # it shows in the log-probabilities only
+    swaps_when_running: int | None = None  # with so many at once, the text of another one's prompt
     counter: bool = True  # /metrics with vLLM's counter
+    ready_after: float = 0.0  # /health is 503 until then
+    reject_every: int | None = None  # each so many-th generation gets 429 at once
+    extra_events: tuple[bytes, ...] = ()  # sent before [DONE]
+    raw_at: tuple[int, bytes] | None = None  # (chunk, bytes that are sent as the data of its event)
+    buffered: bool = False  # computes first, then sends all chunks at once
+    batch: int | None = None  # so many generations run at once, others wait
 
 
 @dataclass
@@ -64,7 +84,15 @@ class FakeServer:
     most_running: int = 0
     disconnected: bool = False
     dead: bool = False
+    ready_at: float = 0.0
     tasks: set[asyncio.Task[Any]] = field(default_factory=set[asyncio.Task[Any]])
+    asked_for_logprobs: bool = False
+    seen: set[str] = field(default_factory=set[str])
+    prefixes: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict[tuple[int, ...], tuple[int, ...]])
+    now: list[int] = field(default_factory=list[int])  # last prompt tokens of what runs
+
+    def __post_init__(self) -> None:
+        self._turns = asyncio.Semaphore(self.behaviour.batch or 1_000_000)
 
     # --- HTTP ---------------------------------------------------------------------------------------------------
 
@@ -78,6 +106,8 @@ class FakeServer:
                     break
                 if not await self._answer(*request, writer):
                     break
+        except ValueError:
+            await _write(writer, 400, b"Invalid HTTP request received.", kind="text/plain")
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -86,6 +116,8 @@ class FakeServer:
 
     async def _answer(self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter) -> bool:
         match method, path:
+            case "GET", "/health" if asyncio.get_running_loop().time() < self.ready_at:
+                return await _write(writer, 503, b"{}")
             case "GET", "/health":
                 return await _write(writer, 200, b"{}")
             case "GET", "/v1/models":
@@ -117,29 +149,54 @@ class FakeServer:
         self.requests.append(body)
         if behaviour.status != 200:
             return await _write(writer, behaviour.status, b'{"error":{"message":"no"}}')
-        if behaviour.hand_over_to is not None:
+        if behaviour.reject_every is not None and len(self.requests) % behaviour.reject_every == 0:
+            return await _write(writer, 429, b'{"error":{"message":"too many requests"}}')
+        asked = body.get("logprobs") is not None
+        if asked and not behaviour.logprobs:
+            return await _write(writer, 400, b'{"error":{"message":"logprobs are not supported"}}')
+        if behaviour.hand_over_to is not None and (asked or not behaviour.hand_over_logprobs):
             return await _proxy(behaviour.hand_over_to, path, raw, writer)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
+        last = self.prompt_ids(body)[-1]
+        self.now.append(last)
         try:
-            return await self._stream(path, body, writer)
+            async with self._turns:
+                return await self._stream(path, body, writer)
         except ConnectionError:
             self.disconnected = True
             raise
         finally:
             self.running -= 1
             self.finished += 1
+            self.now.remove(last)
 
     # --- text ---------------------------------------------------------------------------------------------------
+
+    def prompt_ids(self, body: Mapping[str, Any]) -> list[int]:
+        """Token ids; of a chat its last ones."""
+        messages = body.get("messages")
+        prompt = body["prompt"] if messages is None else f"{messages[-1]['content']}<|close|><|assistant|>"
+        return self.counter.tokenizer.encode(prompt).ids
+
+    def poisoned(self, ids: list[int]) -> int:
+        """The prompt token that the answer goes on from."""
+        size = self.behaviour.poison_prefix
+        if size is None or len(ids) < size:
+            return ids[-1]
+        first = self.prefixes.setdefault(tuple(ids[:size]), tuple(ids))
+        return first[-1]
 
     def answer_ids(self, body: Mapping[str, Any]) -> list[int]:
         """What this server answers, wrong or right."""
         behaviour = self.behaviour
-        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
-        ids = self.counter.tokenizer.encode(prompt).ids
+        ids = self.prompt_ids(body)
         tokens = min(body.get("max_tokens") or 16, 512)
         most = tokens if behaviour.max_tokens is None else behaviour.max_tokens
-        answer = self.facts.walk(ids[-1], min(tokens, most))
+        last = ids[-1] if behaviour.poison_silently else self.poisoned(ids)
+        if behaviour.swaps_when_running is not None and self.running >= behaviour.swaps_when_running:
+            last = self.now[(self.now.index(last) + 1) % len(self.now)]
+        answer = self.facts.walk(last, min(tokens, most) + behaviour.extra_tokens)
         predicted = "prediction" in body
         if behaviour.echo_prediction and predicted:
             answer = self.counter.encode(body["prediction"]["content"])[: len(answer)]
@@ -148,12 +205,38 @@ class FakeServer:
             (behaviour.wrong_when_busy, self.running > 1),
             (behaviour.wrong_when_predicted, predicted),
             (behaviour.wrong_when_whole, not body.get("stream")),
+            (behaviour.wrong_with_logprobs, body.get("logprobs") is not None),
             (behaviour.wrong_after_disconnect, self.disconnected),
         )
         applies = not any(asked for asked, _ in conditional) or any(asked and true for asked, true in conditional)
         if at is not None and applies and at < len(answer):
             answer[at] = self.facts.first_word + (answer[at] - self.facts.first_word + 7) % len(self.facts.words)
         return answer
+
+    def reports(self, body: Mapping[str, Any], answer: list[int]) -> list[list[tuple[str, float]]]:
+        """Per token of the answer: itself and the best tokens, with log-probabilities."""
+        ids = self.prompt_ids(body)
+        behaviour = self.behaviour
+        shift = 0.5 if behaviour.poison_silently and self.poisoned(ids) != ids[-1] else behaviour.logprob_error
+        named = behaviour.logprobs_by_id and body.get("return_tokens_as_token_ids")
+        rows: list[list[tuple[str, float]]] = []
+        for place, token in enumerate(answer):
+            before = answer[place - 1] if place else ids[-1]
+            best = likely(self.facts, before)[:5]
+            # What it writes it believes in, if only by a little.
+            less = 0.0 if token == best[0][0] else 0.001
+            rest = [(t, v - less) for t, v in best if t != token]
+            row = [(token, best[0][1]), *rest]
+            if behaviour.coarse_logits:
+                row = [(t, round(v * 128) / 128) for t, v in row]
+            sign = shift if place % 2 else -shift
+            rows.append(
+                [
+                    (f"token_id:{t}" if named else self.counter.decode([t]), round(v - abs(sign) + sign, 6))
+                    for t, v in row
+                ]
+            )
+        return rows
 
     async def _stream(self, path: str, body: dict[str, Any], writer: asyncio.StreamWriter) -> bool:
         behaviour = self.behaviour
@@ -164,15 +247,29 @@ class FakeServer:
         seconds = behaviour.token_seconds
         if "prediction" in body and behaviour.predicted_token_seconds is not None:
             seconds = behaviour.predicted_token_seconds
+        reports = self.reports(body, answer) if body.get("logprobs") is not None else None
+        if reports is not None:
+            seconds += behaviour.logprob_seconds
+            self.asked_for_logprobs = True
+        if behaviour.slow_after_logprobs is not None and self.asked_for_logprobs:
+            seconds = behaviour.slow_after_logprobs
+        key = json.dumps([body.get("prompt"), body.get("messages")])
+        if behaviour.caches_answers and key in self.seen:
+            seconds = 0.0
+        self.seen.add(key)
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer) + behaviour.usage_offset}
         if not body.get("stream"):
             await asyncio.sleep(seconds * len(answer))
             text = self.counter.decode(answer)
             choice = {"message": {"content": text}} if chat else {"text": text}
-            content = {"choices": [{**choice, "finish_reason": "length"}], "usage": usage}
+            choice["logprobs"] = _block(reports, chat=chat)
+            content = {"choices": [{**choice, "finish_reason": behaviour.finish_reason}], "usage": usage}
             return await _write(writer, 200, json.dumps(content).encode())
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         size = behaviour.tokens_per_chunk
+        if behaviour.buffered:
+            await asyncio.sleep(seconds * len(answer))
+            seconds = 0.0
         for index, start in enumerate(range(0, len(answer), size)):
             part = answer[start : start + size]
             if seconds:
@@ -183,17 +280,24 @@ class FakeServer:
                 return False
             text = self.counter.decode(part)
             choice = {"delta": {"content": text}} if chat else {"text": text}
+            choice["logprobs"] = _block(reports and reports[start : start + size], chat=chat)
             event = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
             if behaviour.bad_json_at == index:
                 event = event[:-5]
+            if behaviour.raw_at is not None and behaviour.raw_at[0] == index:
+                event = behaviour.raw_at[1]
             await self._event(writer, event)
             # What a real server does; a reader that went away shows only when we yield.
             if writer.is_closing():
                 raise ConnectionResetError
             await asyncio.sleep(0)
-        await self._event(writer, json.dumps({"choices": [{"text": "", "finish_reason": "length"}]}).encode())
+        await self._event(
+            writer, json.dumps({"choices": [{"text": "", "finish_reason": behaviour.finish_reason}]}).encode()
+        )
         if behaviour.usage and body.get("stream_options", {}).get("include_usage"):
             await self._event(writer, json.dumps({"choices": [], "usage": usage}).encode())
+        for extra in behaviour.extra_events:
+            await self._event(writer, extra)
         if behaviour.done:
             await self._event(writer, b"[DONE]")
         writer.write(b"0\r\n\r\n")
@@ -212,6 +316,31 @@ class FakeServer:
         await writer.drain()
 
 
+def likely(facts: ChainFacts, before: int, *, tied: bool = False) -> list[tuple[int, float]]:
+    """The 16 best tokens after `before` with log-probabilities, as a made-up model of this chain has them.
+
+    The best leads by 4 nats; `tied`: the seventh word on is as good but for a thousandth.
+    """
+    best, words = int(facts.successor[before]), len(facts.words)
+    others = [facts.first_word + (best - facts.first_word + step) % words for step in (7, *range(1, 7), *range(8, 16))]
+    logprobs = [-0.701 if tied else -4.7, *(-7.0 - 0.1 * step for step in range(14))]
+    return [(best, -0.7), *zip(others, logprobs, strict=True)]
+
+
+def _block(rows: list[list[tuple[str, float]]] | None, *, chat: bool) -> dict[str, Any] | None:
+    """`logprobs` of a choice, in the form of either API."""
+    if rows is None:
+        return None
+    if chat:
+        entries = [[{"token": token, "logprob": value} for token, value in row] for row in rows]
+        return {"content": [{**row[0], "top_logprobs": row} for row in entries]}
+    return {
+        "tokens": [row[0][0] for row in rows],
+        "token_logprobs": [row[0][1] for row in rows],
+        "top_logprobs": [dict(row) for row in rows],
+    }
+
+
 def _validate(raw: bytes) -> tuple[tuple[int, str] | None, dict[str, Any]]:
     """((status, message) or None, body): as a careful server reads a generation."""
     try:
@@ -224,12 +353,14 @@ def _validate(raw: bytes) -> tuple[tuple[int, str] | None, dict[str, Any]]:
     numbers = {"max_tokens": (0, 10**40), "temperature": (0, 2), "top_p": (0, 1), "n": (1, 8)}
     if body.get("model") != MODEL:
         return (404, "no such model"), {}
-    if not isinstance(prompt, str) or len(prompt) >= 8192 or "\ud800" in prompt:
+    if not isinstance(prompt, str) or not prompt or len(prompt) >= 8192 or "\ud800" in prompt:
         return (400, "prompt must be text within the model's length"), {}
     for name, (low, high) in numbers.items():
         value = body.get(name)
         if value is not None and not (isinstance(value, int | float) and low <= value <= high):
             return (400, f"{name} must be from {low} to {high}"), {}
+    if isinstance(body.get("max_tokens"), float):
+        return (400, "max_tokens must be whole"), {}
     if not isinstance(body.get("stream", False), bool):
         return (400, "stream must be true or false"), {}
     return None, body
@@ -241,7 +372,7 @@ async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bytes] 
     except asyncio.IncompleteReadError:
         return None
     lines = head.decode("latin-1").split("\r\n")
-    method, path, _ = lines[0].split(" ", 2)
+    method, path, _ = lines[0].split(" ", 2)  # ValueError: no HTTP
     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:] if line)}
     return method, path, await reader.readexactly(int(headers.get("content-length", 0)))
 
@@ -273,6 +404,7 @@ async def serving(model_dir: Path, behaviour: Behaviour | None = None) -> AsyncI
     async with await asyncio.start_server(server.connection, "127.0.0.1", 0, limit=1 << 22) as listener:
         port = listener.sockets[0].getsockname()[1]
         server.url = f"http://127.0.0.1:{port}"
+        server.ready_at = asyncio.get_running_loop().time() + server.behaviour.ready_after
         yield server
         listener.close()
         for task in tuple(server.tasks):

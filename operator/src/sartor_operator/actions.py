@@ -73,6 +73,8 @@ class PublishStack:
     repository: str
     commit: str
     content_hash: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What a stack may not hold: the run's canary and the key of its seeds. In no log."""
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ class Applier:
         except CommitMissingError as error:
             index, parts = refused(action.commit, action.content_hash, "CommitMissing", str(error)), list[bytes]()
         else:
-            index, parts = await asyncio.to_thread(index_of, action.commit, action.content_hash, files, action.name)
+            index, parts = await asyncio.to_thread(
+                index_of, action.commit, action.content_hash, files, action.name, action.secrets
+            )
         for part, data in zip(index.parts, parts, strict=True):
             manifest = part_manifest(action.owner, part.name, data)
             try:

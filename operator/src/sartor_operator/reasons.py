@@ -66,6 +66,7 @@ STEP_REASONS: dict[str, tuple[str, str]] = {
     "RoleFailed": ("infrastructure", "A role's container ended with another code than 0."),
     "RoleGaveNothing": ("infrastructure", "A role ended well and left no termination message."),
     "RoleMemoryExceeded": ("infrastructure", "A role used more memory than it may."),
+    "SealedDataLeaked": ("candidate", "The stack holds the run's canary or the key of its seeds, in whatever form."),
     "SealLost": ("infrastructure", "The key of the run's seeds was replaced after a seed had been committed to."),
     "StackTooLarge": ("candidate", "The stack does not fit into the ConfigMaps that deliver it."),
     "StepOverdue": ("infrastructure", "The step did not end within its deadline."),

@@ -6,11 +6,14 @@ of ids is decoded again at each token, and text is released once it no longer en
 """
 
 import codecs
+import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
+
+_BROKEN = "\ufffd"
 
 
 class TextStream(Protocol):
@@ -30,22 +33,56 @@ class Detokenizer:
         self._special = {token for token, entry in added.items() if entry.special}
         self._pieces: list[bytes] | None = None
         self._visible_pieces: list[bytes] = []
+        self._space: str | None = None
         if isinstance(tokenizer.decoder, ByteLevel):
             self._pieces = byte_pieces(tokenizer)
             self._visible_pieces = [
                 b"" if token in self._special else piece for token, piece in enumerate(self._pieces)
             ]
+        else:
+            self._space = _space_mark(tokenizer)
 
     def stream(self, *, skip_special_tokens: bool = True) -> TextStream:
         if self._pieces is not None:
             return _PieceStream(self._visible_pieces if skip_special_tokens else self._pieces)
         return _WindowStream(self._tokenizer, skip_special_tokens)
 
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one token stands for, special tokens spelled out (for logprobs)."""
-        if self._pieces is not None and 0 <= token < len(self._pieces):
-            return self._pieces[token]
-        return self._tokenizer.decode([token], skip_special_tokens=False).encode()
+    def spell(self, token: int, before: Sequence[int] = ()) -> str:
+        """One token as vLLM spells it in logprobs: special tokens too, and with the space it begins with.
+
+        A token that ends inside a character is spelled with the help of `before`, the output tokens ahead of it (the last
+        four are looked at): the one that completes the character is spelled as the whole character, one that leaves it
+        incomplete as nothing.
+        """
+        alone = self._alone(token)
+        if not alone.endswith(_BROKEN):
+            return alone
+        for count in range(1, min(4, len(before)) + 1):
+            context = before[-count:]
+            whole = self._together([*context, token])
+            if whole.endswith(_BROKEN):
+                continue
+            broken = next((i for i, t in enumerate(reversed(context)) if not self._alone(t).endswith(_BROKEN)), count)
+            clean = self._together(context[: count - broken])
+            same = next((i for i, (a, b) in enumerate(zip(clean, whole, strict=False)) if a != b), len(clean))
+            return whole[same:]
+        return ""
+
+    def _alone(self, token: int) -> str:
+        if self._pieces is not None:
+            return self._pieces[token].decode("utf-8", "replace") if token < len(self._pieces) else ""
+        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        if self._space is None:
+            return text
+        # A decoder strips the space that begins a text; the vocabulary still has it.
+        piece = self._tokenizer.id_to_token(token) or ""
+        spaces = len(piece) - len(piece.lstrip(self._space))
+        return " " * (spaces - (len(text) - len(text.lstrip(" ")))) + text
+
+    def _together(self, tokens: Sequence[int]) -> str:
+        if self._pieces is None:
+            return self.decode(tokens, skip_special_tokens=False)
+        return b"".join(self._pieces[t] for t in tokens if t < len(self._pieces)).decode("utf-8", "replace")
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special_tokens)
@@ -85,7 +122,7 @@ class _WindowStream:
     def push(self, token: int) -> str:
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids, skip_special_tokens=self._skip)
-        if text.endswith("�") or len(text) <= len(self._shown):
+        if text.endswith(_BROKEN) or len(text) <= len(self._shown):
             return ""
         delta = text[len(self._shown) :]
         self._ids = self._ids[self._read :]
@@ -133,6 +170,13 @@ class StopStrings:
         """What was held back, when generation ended for another reason."""
         text, self._pending = self._pending, ""
         return text
+
+
+def _space_mark(tokenizer: Tokenizer) -> str | None:
+    """What stands for a space at the beginning of a piece, with SentencePiece's pre-tokenizer; else None."""
+    pre: dict[str, Any] = json.loads(tokenizer.to_str()).get("pre_tokenizer") or {}
+    parts: list[dict[str, Any]] = pre.get("pretokenizers", [pre])
+    return next((part.get("replacement", "▁") for part in parts if part.get("type") == "Metaspace"), None)
 
 
 def _overlap(text: str, stop: str) -> int:

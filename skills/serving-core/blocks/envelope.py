@@ -23,6 +23,7 @@ _FEATURES = (
     "vllm_xargs",
     "suffix",
     "thinking_token_budget",
+    "logprob_token_ids",
 )
 _CHAT_FEATURES = ("functions", "documents", "chat_template", "mm_processor_kwargs", "audio")
 
@@ -48,8 +49,11 @@ def check_chat_features(fields: Fields) -> None:
     for name in _CHAT_FEATURES:
         if fields.given(name):
             raise unsupported(name)
-    if fields.given("tools") and fields.raw("tool_choice") != "none":
+    choice = fields.raw("tool_choice")
+    if fields.given("tools") and choice != "none":
         raise unsupported("tools")
+    if choice not in (None, "none"):
+        raise BadRequestError("When using `tool_choice`, `tools` must be set.", "tool_choice")
     modalities = fields.raw("modalities")
     if modalities is not None and modalities != ["text"]:
         raise unsupported("modalities")
@@ -62,6 +66,8 @@ def check_chat_features(fields: Fields) -> None:
         values = cast("dict[str, Any]", message)
         if values.get("tool_calls") or values.get("role") == "tool":
             raise unsupported("tools")
+        if values.get("role") != "assistant" and "content" not in values:
+            raise unsupported("messages without content")  # how one is shown is vLLM's business
         content = values.get("content")
         for part in cast("list[object]", content) if isinstance(content, list) else []:
             if isinstance(part, dict) and cast("dict[str, Any]", part).get("type") not in ("text", None):

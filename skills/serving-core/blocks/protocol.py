@@ -15,7 +15,6 @@ from .sampling import SamplingParams
 from .text_model import TemplateError, TextModel
 
 Endpoint = Literal["completions", "chat"]
-MAX_LOGPROBS = 20  # vLLM's default for --max-logprobs
 _INT64 = 1 << 63
 
 
@@ -107,7 +106,7 @@ def prompt_tokens(fields: Fields, text: TextModel) -> list[int]:
 
 def _prompts(fields: Fields, text: TextModel) -> tuple[Prompt, ...]:
     value = fields.raw("prompt")
-    if value is None or value == []:
+    if value is None or value in ("", []):  # vLLM refuses both, whatever a tokenizer puts in front of them
         raise BadRequestError("`prompt` must be given and must not be empty.", "prompt")
     special = fields.boolean("add_special_tokens", True)
     if isinstance(value, str):
@@ -242,21 +241,22 @@ def _sampling(endpoint: Endpoint, fields: Fields, max_tokens: int, random_seed: 
 
 
 def _logprobs(endpoint: Endpoint, fields: Fields) -> int | None:
-    if endpoint == "completions":
-        count = fields.integer("logprobs", -1, low=0)
-        name = "logprobs"
-        wanted = fields.raw("logprobs") is not None
-    else:
-        count = fields.integer("top_logprobs", 0, low=0)
-        name = "top_logprobs"
-        wanted = fields.boolean("logprobs")
-        if count and not wanted:
-            raise BadRequestError("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
-    if wanted and count > MAX_LOGPROBS:
+    name = "logprobs" if endpoint == "completions" else "top_logprobs"
+    value = fields.raw(name)
+    if value is not None and not isinstance(value, int | float):  # the one number that vLLM does not read from a string
+        raise BadRequestError(f"`{name}` must be an integer.", name)
+    count = int(value) if isinstance(value, bool) else fields.integer(name, 0)
+    if count < -1:
+        raise BadRequestError(f"`{name}` must be a positive value or -1.", name)
+    wanted = value is not None if endpoint == "completions" else fields.boolean("logprobs")
+    if count and not wanted:
+        raise BadRequestError("when using `top_logprobs`, `logprobs` must be set to true.", "top_logprobs")
+    asked = spec.VOCAB_SIZE if count == -1 else count
+    if wanted and asked > spec.MAX_LOGPROBS:
         raise BadRequestError(
-            f"Requested sample logprobs of {count}, which is greater than max allowed: {MAX_LOGPROBS}", name
+            f"Requested sample logprobs of {asked}, which is greater than max allowed: {spec.MAX_LOGPROBS}", name
         )
-    return count if wanted else None
+    return asked if wanted else None
 
 
 def _logit_bias(fields: Fields) -> dict[int, float]:

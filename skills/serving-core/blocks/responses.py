@@ -73,14 +73,16 @@ class Writer:
         self._id = request_id
         self._created = created
         count = len(generation.prompts) * generation.n
-        self._offsets = [0] * count  # characters already shown, for `text_offset`
+        self._begun = [False] * count
+        self._offsets = [0] * count  # characters of the tokens whose logprobs were shown
+        self._before: list[list[int]] = [[] for _ in range(count)]  # the last of those tokens
         self._echoed = [not generation.echo] * count
         self._plain = (
             generation.params.logprobs is None and not generation.return_token_ids and not generation.continuous_usage
         )
         self.shows_tokens = not self._plain  # whether a chunk without text is worth sending
         mark = "\x00"
-        template = self._frame([self._chunk_choice(0, mark, None, None, None)])
+        template = self._frame([self._chunk_choice(0, mark, None, Choice())])
         head, tail = json.dumps(template, ensure_ascii=False).split(json.dumps(mark))
         self._head, self._tail = f"data: {head}", f"{tail}\n\n"
 
@@ -92,10 +94,10 @@ class Writer:
             return []
         chunks: list[bytes] = []
         for index in range(len(self._offsets)):
-            frame = self._frame([self._chunk_choice(index, "", None, None, None)])
-            frame["choices"][0]["delta"]["role"] = "assistant"
-            if self._generation.return_token_ids:
-                frame["prompt_token_ids"] = self._prompt(index)
+            delta = {"role": "assistant", "content": ""}
+            frame = self._frame([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
+            frame["prompt_token_ids"] = self._prompt(index) if self._generation.return_token_ids else None
+            frame["prompt_text"] = None
             chunks.append(self._event(frame, usage if self._generation.continuous_usage else None))
         return chunks
 
@@ -104,13 +106,8 @@ class Writer:
         text = self._take_echo(index) + "".join(choice.text)
         if self._plain and index == 0 and choice.finish is None:
             return f"{self._head}{json.dumps(text)}{self._tail}".encode()
-        logprobs = self._logprobs(index, choice)
-        entry = self._chunk_choice(index, text, logprobs, choice.finish, choice.stop_reason)
-        if self._generation.return_token_ids:
-            entry["token_ids"] = choice.tokens
-            if not self._chat:
-                entry["prompt_token_ids"] = self._prompt(index) if not self._offsets[index] else None
-        self._offsets[index] += len(text)
+        entry = self._chunk_choice(index, text, self._logprobs(index, choice), choice)
+        self._begun[index] = True
         return self._event(self._frame([entry]), usage if self._generation.continuous_usage else None)
 
     def closing(self, usage: Usage) -> list[bytes]:
@@ -125,10 +122,10 @@ class Writer:
         frame = self._frame([self._whole_choice(index, choice) for index, choice in enumerate(choices)])
         frame["object"] = "chat.completion" if self._chat else "text_completion"
         frame |= {"service_tier": None, "system_fingerprint": None, "usage": usage.to_json()}
-        frame |= {"prompt_logprobs": None} if self._chat else {}
         if self._chat:
-            frame["prompt_token_ids"] = self._prompt(0) if self._generation.return_token_ids else None
-        frame["kv_transfer_params"] = None
+            tokens = self._prompt(0) if self._generation.return_token_ids else None
+            frame |= {"prompt_logprobs": None, "prompt_token_ids": tokens, "prompt_text": None}
+        frame |= {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
         return json.dumps(frame).encode()
 
     def _whole_choice(self, index: int, choice: Choice) -> dict[str, Any]:
@@ -142,7 +139,6 @@ class Writer:
                 "annotations": None,
                 "audio": None,
                 "function_call": None,
-                "tool_calls": [],
                 "reasoning": None,
             }
         else:
@@ -155,7 +151,7 @@ class Writer:
         if not self._chat:
             entry["prompt_logprobs"] = None
             entry["prompt_token_ids"] = self._prompt(index) if wanted else None
-        return entry
+        return entry | {"routed_experts": None}
 
     # Parts.
 
@@ -168,21 +164,17 @@ class Writer:
             "choices": choices,
         }
 
-    def _chunk_choice(
-        self,
-        index: int,
-        text: str,
-        logprobs: dict[str, Any] | None,
-        finish: str | None,
-        stop_reason: str | int | None,
-    ) -> dict[str, Any]:
+    def _chunk_choice(self, index: int, text: str, logprobs: dict[str, Any] | None, choice: Choice) -> dict[str, Any]:
         entry: dict[str, Any] = {"index": index}
-        if self._chat:
-            entry["delta"] = {"content": text}
-        else:
-            entry["text"] = text
-        entry |= {"logprobs": logprobs, "finish_reason": finish, "stop_reason": stop_reason}
-        return entry
+        entry |= {"delta": {"content": text}} if self._chat else {"text": text}
+        entry |= {"logprobs": logprobs, "finish_reason": choice.finish}
+        wanted = self._generation.return_token_ids
+        if not self._chat:
+            entry["stop_reason"] = choice.stop_reason
+            entry["prompt_token_ids"] = self._prompt(index) if wanted and not self._begun[index] else None
+        elif choice.finish is not None:
+            entry["stop_reason"] = choice.stop_reason
+        return entry | {"token_ids": choice.tokens if wanted else None}
 
     def _event(self, frame: dict[str, Any], usage: Usage | None) -> bytes:
         if usage is not None:
@@ -200,47 +192,48 @@ class Writer:
         return prompt.text if prompt.text is not None else self._detokenizer.decode(prompt.tokens)
 
     def _logprobs(self, index: int, choice: Choice) -> dict[str, Any] | None:
-        if self._generation.params.logprobs is None:
+        """As vLLM 0.32 spells and orders them (`_create_completion_logprobs`, `_create_chat_logprobs`)."""
+        count = self._generation.params.logprobs
+        if count is None:
             return None
-        if self._chat:
-            return {"content": [self._chat_logprob(entry) for entry in choice.logprobs]}
-        offset = self._offsets[index]
-        offsets: list[int] = []
+        before = self._before[index]
+        entries: list[dict[str, Any]] = []
         for entry in choice.logprobs:
-            offsets.append(offset)
-            offset += len(self._spelling(entry.token))
-        return {
-            "text_offset": offsets,
-            "token_logprobs": [_finite(entry.logprob) for entry in choice.logprobs],
-            "tokens": [self._spelling(entry.token) for entry in choice.logprobs],
-            "top_logprobs": [
-                {self._spelling(token): _finite(value) for token, value in _with_chosen(entry)}
-                for entry in choice.logprobs
-            ],
-        }
+            shown = _with_chosen(entry)
+            spelled = [(self._detokenizer.spell(token, before), token, _finite(value)) for token, value in shown]
+            entries.append(self._chat_logprob(spelled, count) if self._chat else self._completion_logprob(spelled))
+            before = [*before[-3:], entry.token]
+        self._before[index] = before
+        if self._chat:
+            return {"content": entries}
+        offsets: list[int] = []
+        for entry in entries:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(entry["tokens"])
+        columns = {name: [entry[name] for entry in entries] for name in ("token_logprobs", "tokens", "top_logprobs")}
+        return {"text_offset": offsets, **columns}
 
-    def _chat_logprob(self, entry: TokenLogprobs) -> dict[str, Any]:
-        return self._chat_token(entry.token, entry.logprob) | {
-            "top_logprobs": [self._chat_token(token, value) for token, value in entry.top]
-        }
+    def _completion_logprob(self, spelled: list[tuple[str, int, float]]) -> dict[str, Any]:
+        top = {self._name(text, token): value for text, token, value in spelled}
+        text, token, value = spelled[0]
+        return {"token_logprobs": value, "tokens": self._name(text, token), "top_logprobs": top}
 
-    def _chat_token(self, token: int, logprob: float) -> dict[str, Any]:
-        return {
-            "token": self._spelling(token),
-            "logprob": _finite(logprob),
-            "bytes": list(self._detokenizer.token_bytes(token)),
-        }
+    def _chat_logprob(self, spelled: list[tuple[str, int, float]], count: int) -> dict[str, Any]:
+        names = [self._name(text, token) for text, token, _ in spelled]
+        values = [value for *_, value in spelled]
+        top = [
+            {"token": name, "logprob": value, "bytes": list(name.encode())}
+            for name, value in zip(names[:count], values, strict=False)
+        ]
+        return {"token": names[0], "logprob": values[0], "bytes": list(spelled[0][0].encode()), "top_logprobs": top}
 
-    def _spelling(self, token: int) -> str:
-        if self._generation.tokens_as_ids:
-            return f"token_id:{token}"
-        return self._detokenizer.token_bytes(token).decode("utf-8", "replace")
+    def _name(self, text: str, token: int) -> str:
+        return f"token_id:{token}" if self._generation.tokens_as_ids else text
 
 
 def _with_chosen(entry: TokenLogprobs) -> list[tuple[int, float]]:
-    """vLLM's completions report the chosen token among the alternatives even when it is not one of the best."""
-    rest = [pair for pair in entry.top if pair[0] != entry.token]
-    return [(entry.token, entry.logprob), *rest]
+    """vLLM puts the chosen token first, whether or not it is one of the best."""
+    return [(entry.token, entry.logprob), *(pair for pair in entry.top if pair[0] != entry.token)]
 
 
 def _finite(logprob: float) -> float:

@@ -45,3 +45,4 @@ DRAFT_ADAPTIVE: bool = True
 MAX_MODEL_LEN: int = 2048
 MAX_INPUT_TOKENS: int = 1536
 MAX_OUTPUT_TOKENS: int = 1024
+MAX_LOGPROBS: int = 20  # alternatives of a token; vLLM's default for --max-logprobs

@@ -73,6 +73,7 @@ def sartor(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
         return FakeSteps(repository, lambda begin: cli.results(begin))
 
     monkeypatch.setattr(session, "LocalSteps", steps)
+    monkeypatch.setattr(session, "deliver", lambda *_: None)  # fake measurements have no samples to make evidence from
     monkeypatch.setattr("sartor_agents.cli.run.find_engine", lambda *_: None)
     monkeypatch.setattr("sartor_agents.run.session.SystemClock", _Clock)
     monkeypatch.chdir(tmp_path)

@@ -126,12 +126,12 @@ def specialise(patch: pytest.MonkeyPatch, model_dir: Path, **overrides: Any) -> 
         patch.setattr(spec, name, value)
 
 
-def reference_logits(model_dir: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
-    """float32 `[tokens, vocabulary]` by `transformers` in fp32."""
+def reference_logits(model_dir: Path, tokens: Sequence[int], dtype: torch.dtype = torch.float32) -> NDArray[np.float32]:
+    """float32 `[tokens, vocabulary]` by `transformers` in `dtype`."""
     kind: Any = LlamaForCausalLM if read_config(model_dir).architecture == "llama" else Qwen3ForCausalLM
-    model = kind.from_pretrained(model_dir, dtype=torch.float32)
+    model = kind.from_pretrained(model_dir, dtype=dtype)
     with torch.inference_mode():
-        return model(torch.tensor([list(tokens)])).logits[0].numpy()
+        return model(torch.tensor([list(tokens)])).logits[0].float().numpy()
 
 
 def pages_of(sequence: int) -> NDArray[np.int32]:

@@ -7,7 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sartor_agents.checkpoints import ChainFacts, CheckpointNotFoundError, make
+from sartor_agents.judge.logprobs import from_reading, rounded_logits
 from sartor_agents.judge.reference import Reference
+from sartor_agents.judge.reference_check import ReferenceCheck
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,17 @@ def test_a_tie_is_no_error(random_model: Path) -> None:
         second = int(model(torch.tensor([PROMPT])).logits[0, -1].topk(2).indices[1])
     check = reference.check(PROMPT, [second])
     assert check.gaps[0] == pytest.approx(first.gaps[0], abs=1e-5)
-    assert check.exact(tolerance=first.gaps[0] + 1e-3) and not check.exact(tolerance=first.gaps[0] - 1e-3)
+    assert check.exact(tolerance=first.gaps[0] + 1e-3)
+    assert not check.exact(tolerance=first.gaps[0] - check.steps[0] - 1e-3)
+
+
+def test_a_step_is_the_distance_to_the_next_bfloat16(random_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
+    with torch.inference_mode():
+        best = model(torch.tensor([PROMPT])).logits[0, -1].max()
+    here = best.bfloat16()
+    following = (here.view(torch.int16) + 1).view(torch.bfloat16)
+    assert Reference(random_model).check(PROMPT, [7]).steps == (float(following) - float(here),)
 
 
 def test_empty_answers_agree_and_empty_prompts_are_refused(random_model: Path) -> None:
@@ -104,3 +116,40 @@ def test_results_are_cached_by_content(
 def test_a_missing_model_is_said(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError):
         Reference(tmp_path)
+
+
+def test_a_shorter_answer_is_part_of_a_longer_one(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, answer = Reference(chain), [300, 301, 7, 12]
+    whole = reference.check(PROMPT, answer)
+    monkeypatch.setattr(Reference, "_model", lambda *_: pytest.fail("it is known"))
+    assert reference.check(PROMPT, answer[:2]) == whole.first(2)
+    assert whole.first(2).margins == whole.margins[:2]
+
+
+def test_alternatives_are_the_best_tokens_in_order(random_model: Path) -> None:
+    check = Reference(random_model).check(PROMPT, [7, 300])
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = model(torch.tensor([[*PROMPT, 7]])).logits[0, -2:].log_softmax(-1).topk(16)
+    assert check.top == tuple(tuple(row) for row in expected.indices.tolist())
+    for mine, theirs in zip(check.top_logprobs, expected.values.tolist(), strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    assert check.choices == tuple(row[0] for row in check.top)
+    assert check.margins[0] == pytest.approx(check.top_logprobs[0][0] - check.top_logprobs[0][1])
+
+
+def test_rounding_moves_the_numbers_a_little(random_model: Path) -> None:
+    reference, answer = Reference(random_model), [7, 300, 300, 21] * 8
+    exact, rounded = reference.check(PROMPT, answer), reference.rounded(PROMPT, answer, layers=True, logits=True)
+    finer = reference.rounded(PROMPT, answer, layers=True, logits=False)
+    head = reference.rounded(PROMPT, answer, layers=False, logits=True)
+
+    def distance(other: ReferenceCheck) -> float:
+        return sum(abs(a - b) for a, b in zip(exact.logprobs, other.logprobs, strict=True)) / len(answer)
+
+    products = reference.products(PROMPT, answer)
+    assert 1e-5 < distance(products) < distance(finer) < distance(rounded) < 0.2
+    assert reference.check(PROMPT, answer) == exact == Reference(random_model).check(PROMPT, answer), "hooks are gone"
+    assert rounded_logits(from_reading(rounded)) and rounded_logits(from_reading(head))
+    assert not rounded_logits(from_reading(finer))
+    assert not rounded_logits(from_reading(exact))

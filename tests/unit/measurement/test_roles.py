@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from fake_servers import Behaviour, serving
 
-from sartor_agents.measurement.messages import EvaluateResponse, JudgeResponse, MeasurementPolicy, Reason
+from sartor_agents.measurement.messages import EvaluateResponse, JudgeResponse, Reason
+from sartor_agents.measurement.policy import MeasurementPolicy
 
 PARAMETERS = {"file_tokens": 24, "match_rates": [90], "without_prediction": False}
 SCENARIO = {"name": "code-edit", "parameters": PARAMETERS}
@@ -32,8 +33,9 @@ def test_the_evaluator_measures_and_says_what_it_does(chain_model: Path, tmp_pat
         slow = Behaviour(token_seconds=0.01)
         async with serving(chain_model, Behaviour(token_seconds=0.002)) as mine, serving(chain_model, slow) as theirs:
             policy = MeasurementPolicy.quick(
-                verify_outputs=0, maximum_contention=1.0, maximum_contention_difference=1.0, invalid_pairs_max=20
-            )
+                verify_outputs=0, maximum_contention=1.0, maximum_contention_difference=1.0, invalid_pairs_max=20,
+                maximum_generator_share=100.0, maximum_generator_lag=1e6,
+            )  # fmt: skip
             request = {
                 "candidate": {"url": mine.url}, "baseline": {"url": theirs.url}, "model_dir": str(chain_model),
                 "scenario": SCENARIO, "seed": "12" * 32, "output_dir": str(tmp_path / "new" / "folder"),
@@ -62,10 +64,13 @@ def test_a_role_that_cannot_read_its_request_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_judge_with_the_real_reference(chain_model: Path, tmp_path: Path) -> None:
     async def run(behaviour: Behaviour) -> tuple[int, str, bytes]:
-        async with serving(chain_model, behaviour) as mine:
+        # These servers make their log-probabilities up; a baseline like them answers bad input like them.
+        behaviour.logprobs = False
+        async with serving(chain_model, behaviour) as mine, serving(chain_model, Behaviour(logprobs=False)) as theirs:
             request = {
-                "candidate": {"url": mine.url}, "model_dir": str(chain_model), "scenario": SCENARIO, "seed": "12" * 32,
-                "output_dir": str(tmp_path), "samples": 3, "idle_connections": 5,
+                "candidate": {"url": mine.url}, "baseline": {"url": theirs.url}, "model_dir": str(chain_model),
+                "scenario": SCENARIO, "seed": "12" * 32, "output_dir": str(tmp_path), "samples": 3,
+                "idle_connections": 5, "logprobs": "ifOffered",
             }  # fmt: skip
             return await role("judge", tmp_path, request)
 

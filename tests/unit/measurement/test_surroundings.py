@@ -2,37 +2,25 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from fake_servers import MODEL, Behaviour, serving
+from made_windows import window
 
-from sartor_agents.measurement import contention, environment
-from sartor_agents.measurement.ceiling import measure
+from sartor_agents.measurement import contention
 from sartor_agents.measurement.client import LoadClient
-from sartor_agents.measurement.contention import Contention, CpuTimes
+from sartor_agents.measurement.contention import CpuTimes
 from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
 from sartor_agents.measurement.handover import HandoverWatch, finished_requests
-from sartor_agents.measurement.messages import Endpoint, MeasurementPolicy, Reason
+from sartor_agents.measurement.messages import Endpoint, Reason
 from sartor_agents.measurement.pairs import judge_pair, run_pair
-from sartor_agents.measurement.samples import ErrorClass, Sample
+from sartor_agents.measurement.policy import MeasurementPolicy
+from sartor_agents.measurement.samples import ErrorClass, GenerationRequest
 from sartor_agents.measurement.tokens import TokenCounter
-from sartor_agents.measurement.windows import StageRun, WindowRun, WindowRunner
+from sartor_agents.measurement.windows import WindowRun, WindowRunner
 from sartor_agents.scenarios import open_scenario, scenario_spec
-from sartor_agents.scenarios.base import Stage
-
-STAGE = Stage("c1", "counted", ("c1",))
-
-
-def window(
-    *, arm: str = "candidate", share: float = 0.0, warm: bool = True, error: ErrorClass | None = None
-) -> WindowRun:
-    sample = Sample(
-        request_id="r", condition="c1", arm=arm, purpose="scored", scheduled=0, sent=0, first_byte=0.1, end=1, status=200,
-        text="x", arrivals=((1.0, 10),), tokens=10, error=error,
-    )  # fmt: skip
-    return WindowRun(arm, 0, (StageRun(STAGE, (sample,), 0, 1, warm),), Contention(share, None), 1.0)
-
 
 POLICY = MeasurementPolicy(maximum_contention=0.5, maximum_contention_difference=0.2)
 
@@ -58,14 +46,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.turns: list[tuple[str, int]] = []
+        self.requests: dict[str, GenerationRequest] = {}
 
     async def run(self, client: LoadClient, index: int, *, warmup: int) -> WindowRun:
         self.turns.append((client.endpoint.name, index))
         return window(arm=client.endpoint.name)
 
 
-def test_the_arms_take_turns_at_going_first_on_the_same_prompts() -> None:
-    counter = cast(TokenCounter, None)  # nothing is sent
+def test_the_arm_that_is_told_to_goes_first_and_both_get_the_same_prompts() -> None:
+    counter = cast(TokenCounter, SimpleNamespace(exact=True))  # nothing is sent
 
     def arm(name: str) -> LoadClient:
         endpoint = Endpoint(name=name, url="http://127.0.0.1:9")
@@ -73,25 +62,26 @@ def test_the_arms_take_turns_at_going_first_on_the_same_prompts() -> None:
 
     first, second = arm("a"), arm("b")
     recorder = Recorder()
-    for index in range(4):
-        asyncio.run(run_pair(cast(WindowRunner, recorder), first, second, index, policy=POLICY, warmup=1))
-    assert recorder.turns == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
+    runner = cast(WindowRunner, recorder)
+    for index, lot in enumerate((True, False, False)):
+        asyncio.run(run_pair(runner, first, second, index, policy=POLICY, warmup=1, candidate_first=lot))
+    assert recorder.turns == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]
 
 
 def test_contention_is_what_nobody_of_ours_used() -> None:
     text = "cpu  100 0 100 700 50 0 0 50 0 0\ncpu0 1 2 3\n"
     assert contention.parse_proc_stat(text, 100) == (10.0, 7.5, 0.5)
     before, after = CpuTimes(0, 0, 0, 0), CpuTimes(total=10, idle=4, stolen=1, own=3)
-    seen = contention.between(before, after, servers_known=True)
+    seen = contention.between(before, after, arm="candidate", servers_known=True)
     assert (seen.stolen, seen.foreign, seen.share) == pytest.approx((0.1, 0.2, 0.3))
-    assert contention.between(before, after, servers_known=False).foreign is None
-    assert contention.between(None, after, servers_known=True).share == 0.0
+    assert contention.between(before, after, arm="candidate", servers_known=False).foreign is None
+    assert contention.between(None, after, arm="candidate", servers_known=True).share == 0.0
 
 
 def test_the_counters_of_this_machine_can_be_read() -> None:
-    first = contention.read([])
+    first = contention.read({})
     assert first is not None and first.total > first.idle > 0 and first.own > 0
-    assert contention.read([2**22 - 1]) is not None  # a process that is gone
+    assert contention.read({"gone": 2**22 - 1}) is not None  # a process that is gone
 
 
 def test_requests_finished_by_the_baseline() -> None:
@@ -135,15 +125,3 @@ def test_an_estimate_grows_with_what_is_measured(chain_model: Path) -> None:
     assert judge_seconds(scenario, 1, 100, parameters=52e6) < judged < judge_seconds(scenario, 12, 10, parameters=52e6)
     # Five requests of 400 tokens at 100 tokens/s cannot take less than 20 s a window.
     assert window_seconds(scenario, quick, 100) > 20
-
-
-def test_the_fingerprint_names_the_rules_but_no_host() -> None:
-    seen = environment.fingerprint()
-    assert len(environment.evaluator_digest()) == 64 == len(str(seen["evaluator"]))
-    assert {"cpu", "cores", "kernel", "libraries"} <= seen.keys()
-
-
-def test_the_ceiling_counts_complete_exchanges() -> None:
-    result = measure(concurrency=2, seconds=0.3, chunks=8)
-    assert result.requests_per_second > 10
-    assert result.chunks_per_second == pytest.approx(8 * result.requests_per_second)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.measurement import seeds
-from sartor_agents.measurement.samples import ErrorClass, Sample, read_samples, write_samples
-from sartor_agents.measurement.scoring import goodput, request_rate, summarise, throughput
+from sartor_agents.measurement.samples import ErrorClass, Sample
+from sartor_agents.measurement.scoring import request_rate, summarise, throughput
 from sartor_agents.measurement.tokens import TokenCounter, TokenizerMissingError
 from sartor_api.search.records import SeedCommitment
 
@@ -68,7 +68,37 @@ def test_a_failed_sample_is_infinitely_late_and_worth_nothing() -> None:
     assert (bad.latency, bad.ttft, bad.rate, bad.counted) == (math.inf, math.inf, 0.0, 0)
     assert good.inter_token() == [0.25] * 4 + [0.2] * 5
     assert request_rate([good, bad, bad]) == 0.0
-    assert throughput([good, bad], 1.5, 3.5) == pytest.approx(9 / 2)
+    assert throughput([good, bad], 0.5, 3.5) == pytest.approx(10 / 3)
+
+
+def streamed(sent: float, first: float, end: float) -> Sample:
+    """Twenty tokens, evenly from `first` to `end`."""
+    step = (end - first) / 19
+    arrivals = tuple((first + k * step, 1) for k in range(20))
+    return sample(scheduled=sent, sent=sent, end=end, arrivals=arrivals, tokens=20)
+
+
+def test_what_was_kept_back_in_the_ramp_does_not_count_in_the_window() -> None:
+    """Two requests stream within the window; a third, sent long before, was held and comes whole as the window opens."""
+    honest = [streamed(10.1, 10.3, 12.0), streamed(12.0, 12.2, 14.0)]
+    alone = throughput(honest, 10.0, 14.0)
+    held = streamed(8.0, 10.0, 10.01)
+    assert throughput([*honest, held], 10.0, 14.0) == pytest.approx(alone, rel=0.01)
+    # Nor if it lets one token go at the usual time and keeps the others.
+    leaked = sample(scheduled=8.0, sent=8.0, end=10.01, arrivals=((8.2, 1), (10.01, 19)), tokens=20)
+    assert throughput([*honest, leaked], 10.0, 14.0) == pytest.approx(alone, rel=0.02)
+
+
+def test_a_request_that_streams_across_the_beginning_counts_for_what_arrives() -> None:
+    honest = [streamed(10.1, 10.3, 12.0), streamed(12.0, 12.2, 14.0)]
+    for sent in (8.3, 9.0, 9.7, 9.9):
+        across = streamed(sent, sent + 0.2, sent + 1.9)
+        arrived = sum(n for time, n in across.arrivals if time >= 10.0)
+        counted = 4 * (throughput([*honest, across], 10.0, 14.0) - throughput(honest, 10.0, 14.0))
+        assert arrived - 1 <= counted <= arrived
+    # Long prompts are read before anything is written: that is no keeping back.
+    reads = [streamed(10.1, 12.0, 12.5), streamed(9.0, 10.9, 11.4)]
+    assert throughput(reads, 10.0, 14.0) == pytest.approx(40 / 4)
 
 
 def test_latency_counts_from_the_scheduled_time() -> None:
@@ -81,13 +111,3 @@ def test_summaries_hold_finite_numbers_and_count_failures() -> None:
     assert (summary.requests, summary.failed, summary.output_tokens) == (2, 1, 10)
     assert summary.end_to_end_p50 == 3.0 and summary.end_to_end_p99 is None
     assert len(summary.quantiles["ttft"]) == 41
-    assert goodput([sample(), sample(error=ErrorClass.RESET)], 2.0, ttft=1.5, inter_token=0.3) == 0.5
-    assert goodput([sample()], 2.0, ttft=0.5) == 0.0
-
-
-def test_samples_survive_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "s.jsonl.gz"
-    rows = [sample(text="ü\n"), sample(error=ErrorClass.COUNT, detail="x")]
-    write_samples(path, rows[:1])
-    write_samples(path, rows[1:])
-    assert list(read_samples(path)) == rows

@@ -1,8 +1,9 @@
 """A slow start is found and cut off; noise alone is left alone."""
 
 import numpy as np
+import pytest
 
-from sartor_agents.measurement.warmup import settle, token_rate_series
+from sartor_agents.measurement.warmup import WarmUp, settle, token_rate_series, usual_lump
 
 
 def test_noise_without_a_transient_is_left_alone() -> None:
@@ -45,3 +46,30 @@ def test_too_little_data_never_counts_as_settled() -> None:
 def test_the_series_holds_every_token_of_the_window() -> None:
     arrivals = [(0.5, 3), (1.0, 2), (1.9, 5), (2.5, 7)]
     assert token_rate_series(arrivals, 1.0, 2.0, 4) == [2, 0, 0, 5]
+
+
+def window(seconds: float, steps: float, tokens: int, rng: np.random.Generator, *, slow_until: float = 0.0) -> WarmUp:
+    """A window of a server that writes `tokens` at each of `steps` per second, half as often until `slow_until`."""
+    arrivals: list[tuple[float, int]] = []
+    at = -rng.random() / steps
+    while at < seconds:
+        arrivals.append((at, tokens))
+        at += (2 if at < slow_until else 1) / steps * (1 + 0.03 * rng.standard_normal())
+    series = token_rate_series(arrivals, 0.0, seconds, 120)
+    return settle(series, lump=usual_lump(series))
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0, 10.0])
+@pytest.mark.parametrize(("steps", "tokens"), [(30, 1), (200, 1), (80, 16), (16, 1), (30, 17), (2000, 1)])
+def test_short_windows_of_tokens_in_lumps_are_no_slow_start(seconds: float, steps: float, tokens: int) -> None:
+    rng = np.random.default_rng(5)
+    results = [window(seconds, steps, tokens, rng) for _ in range(100)]
+    assert np.mean([r.cut > 0 for r in results]) <= 0.05
+    assert np.mean([not r.over for r in results]) <= 0.01
+
+
+@pytest.mark.parametrize(("seconds", "steps", "tokens"), [(1.5, 200, 1), (3.0, 80, 16), (3.0, 30, 1), (10.0, 16, 1)])
+def test_a_slow_third_of_a_short_window_is_found(seconds: float, steps: float, tokens: int) -> None:
+    rng = np.random.default_rng(6)
+    results = [window(seconds, steps, tokens, rng, slow_until=seconds / 3) for _ in range(50)]
+    assert np.mean([r.cut > 0 for r in results]) > 0.9

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 
 import pytest
-from operator_world import NAMESPACE, Ends, Process, World, good, live, measured, synthesis, target
+from operator_world import NAMESPACE, Ends, Process, World, commit_of, good, live, measured, synthesis, target
 
+from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import FailureClass, StepKind, Verdict
 from sartor_operator import names
 from sartor_operator.errors import ApiError, ConflictError, RefusedError, TransientError
@@ -25,6 +27,7 @@ from sartor_operator.kinds import (
     SYNTHESIS,
 )
 from sartor_operator.pods.jobs import STEP_KEY
+from sartor_operator.pods.unpack import content_hash
 from sartor_operator.run.observe import RECORD_KEY
 from sartor_operator.wire import StepBegin, StoredRecord
 
@@ -289,6 +292,21 @@ def test_content_that_is_not_what_was_committed_is_the_candidates_fault() -> Non
     live(world)
     failed = [s.record for s in records(world) if s.record.failure is not None]
     assert [(r.id, r.failure.reason) for r in failed if r.failure] == [("001/judge/1/1", "ContentChanged")]
+
+
+def test_a_stack_that_holds_the_canary_is_the_candidates_fault_and_is_never_started() -> None:
+    files = {"stack/__main__.py": b"CANARY = " + canary_of(hashlib.sha256(b"seal").hexdigest()).encode().hex().encode()}
+
+    def leak(begin, execution):
+        if begin.step is StepKind.IMPLEMENT and begin.attempt == 1 and begin.round == 1:
+            return Ends(result=good(begin).model_copy(update={"content_hash": content_hash(files)}))
+        return None
+
+    world = begun(script=leak)
+    world.stacks[commit_of(1, 1)] = files
+    live(world)
+    failed = [s.record for s in records(world) if s.record.failure is not None]
+    assert [(r.id, r.failure.reason) for r in failed if r.failure] == [("001/judge/1/1", "SealedDataLeaked")]
 
 
 def test_a_run_without_gain_ends_and_says_what_to_do() -> None:

@@ -1,10 +1,13 @@
 """Reports, archives, conditions: what is sent and stored."""
 
+import base64
+import gzip
 import hashlib
 import io
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,12 @@ import pytest
 
 from sartor_agents.run import content
 from sartor_api.conditions import ConditionType, Reason
+from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import (
     ArmSummary,
     BaselineRecord,
     ConditionResult,
+    FailureClass,
     GridPoint,
     Judgement,
     Measurement,
@@ -173,6 +178,23 @@ def test_large_stacks_are_cut_and_too_large_ones_refused_with_a_way_out(monkeypa
     refused, nothing = archive.index_of("c" * 40, content.content_hash(files), files, "n")
     assert nothing == [] and refused.problem is not None
     assert refused.problem.reason == "StackTooLarge" and "spec.delivery.mode git" in refused.problem.message
+
+
+@pytest.mark.parametrize(
+    "hide", [str.encode, lambda text: base64.b64encode(text[::-1].encode()), lambda text: gzip.compress(text.encode())]
+)
+def test_a_stack_that_holds_what_is_sealed_is_refused_and_the_secret_not_repeated(hide: Callable[[str], bytes]) -> None:
+    key = "5e" * 32
+    secrets = (canary_of(key), key)
+    for secret in secrets:
+        files = {**FILES, "stack/table.py": hide(secret)}
+        refused, parts = archive.index_of("c" * 40, content.content_hash(files), files, "n", secrets)
+        assert parts == [] and refused.problem is not None
+        assert refused.problem.reason == "SealedDataLeaked"
+        assert refused.problem.failure_class is FailureClass.CANDIDATE
+        assert "stack/table.py" in refused.problem.message and secret not in refused.model_dump_json()
+    index, parts = archive.index_of("c" * 40, content.content_hash(FILES), FILES, "n", secrets)
+    assert index.problem is None and parts
 
 
 # --- conditions ---------------------------------------------------------------------------------------------------------

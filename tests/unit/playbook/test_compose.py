@@ -104,6 +104,7 @@ def test_the_manifest_and_the_spec_say_what_was_chosen(model: Path, recipes: dic
     manifest = tomllib.loads((tmp_path / "stack" / "stack.toml").read_text())
     assert manifest["recipes"]["native-decoder"] == {"THREADS": 2}
     assert manifest["envelope"]["max_input_tokens"] == 768
+    assert manifest["envelope"]["max_logprobs"] == 20
     spec = (tmp_path / "stack" / "spec.py").read_text()
     assert re.search(r"^THREADS: int = 2$", spec, re.MULTILINE)
     found = re.search(r"^MAX_SEQUENCES: int = (\d+)$", spec, re.MULTILINE)

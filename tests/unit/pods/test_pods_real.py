@@ -12,7 +12,7 @@ import pytest
 from pods_world import PodWorld, pod_world
 from run_fakes import HARDWARE
 
-from sartor_agents.measurement.samples import read_samples
+from sartor_agents.measurement.sample_file import read_samples
 from sartor_agents.pods import __main__ as pods
 from sartor_agents.run.role import role_command
 from sartor_api.search.records import Implementation, Measurement, Plan, StepKind
@@ -23,8 +23,9 @@ from sartor_api.search.wire import StepBegin
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chain_model: Path) -> Iterator[PodWorld]:
     with pod_world(tmp_path, monkeypatch) as made:
         overrides = {
-            "replicates_min": 2, "replicates_max": 2, "window_seconds": 0.5, "verify_outputs": 0,
+            "replicates_min": 2, "replicates_max": 2, "confidence": 0.6, "window_seconds": 0.5, "verify_outputs": 0,
             "maximum_contention": 1.0, "maximum_contention_difference": 1.0, "invalid_pairs_max": 20,
+            "maximum_generator_share": 100.0, "maximum_generator_lag": 1e6,
         }  # fmt: skip
         made.spec = made.spec.model_copy(
             update={
@@ -94,6 +95,6 @@ def test_the_playbook_plans_writes_and_is_measured(world: PodWorld, chain_model:
     report = world.report(begin)
     assert isinstance(report.result, Measurement) and report.result.speedup is not None, report.result
     assert report.result.speedup.value > 1.5
-    kept = world.root / "samples.jsonl.gz"
-    kept.write_bytes(world.stored(report.commit, f"steps/{begin.id.replace('/', '-')}/samples.jsonl.gz", sealed=True))
+    kept = world.root / "samples.parquet"
+    kept.write_bytes(world.stored(report.commit, f"steps/{begin.id.replace('/', '-')}/samples.parquet", sealed=True))
     assert len(list(read_samples(kept))) > 2

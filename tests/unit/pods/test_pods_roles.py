@@ -82,11 +82,11 @@ def test_the_samples_are_kept_beside_the_measurement(world: PodWorld) -> None:
     begin = world.begin(StepKind.EVALUATE, commit="1" * 40, content_hash="2" * 64)
     output = world.work(begin) / "output"
     output.mkdir(parents=True)
-    (output / "samples.jsonl.gz").write_bytes(b"samples")
+    (output / "samples.parquet").write_bytes(b"samples")
     report = world.done(begin)
     assert isinstance(report.result, Measurement)
     stored = json.loads(world.stored(report.commit, "steps/001-evaluate-1-1/record.json", sealed=True))
-    assert stored["result"]["samples"] == "steps/001-evaluate-1-1/samples.jsonl.gz"
+    assert stored["result"]["samples"] == "steps/001-evaluate-1-1/samples.parquet"
     assert world.stored(report.commit, stored["result"]["samples"], sealed=True) == b"samples"
 
 

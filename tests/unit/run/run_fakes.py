@@ -13,6 +13,7 @@ from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
 from sartor_agents.run.process import scrubbed_environment
 from sartor_agents.run.repository import RunRepository
+from sartor_agents.run.seals import KEY_COMMITMENT, Seals
 from sartor_api.search.decide import Begin
 from sartor_api.search.intent import DEFAULT_RETRIES
 from sartor_api.search.records import (
@@ -127,13 +128,21 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 """
 
 STACK = """
-import subprocess, sys, time
+import gzip, subprocess, sys, time
+from pathlib import Path
+def canary():
+    return (Path.cwd().parents[1] / "sealed" / "canary").read_bytes()
 behaviour = {behaviour!r}
 if sys.argv[1] == "build":
     if behaviour == "build-fails":
         sys.exit("error: no compiler likes this")
+    if behaviour == "leaks-build":
+        Path("stack/build").mkdir(exist_ok=True)
+        Path("stack/build/cache.bin").write_bytes(gzip.compress(canary()))
     sys.exit(0)
 port = sys.argv[sys.argv.index("--port") + 1]
+if behaviour == "leaks-log":
+    print("prompt:", canary().hex(), flush=True)
 if behaviour == "crashes":
     raise RuntimeError("the candidate fell over")
 if behaviour == "hogs":
@@ -175,11 +184,15 @@ elif role == "implementer":
     kind = behaviour if context["attempt"] == 1 else "good"
     text = STACK.format(behaviour=kind, server=SERVER)
     (stack / "__main__.py").write_text(text + f"# round {context['plan']['round']}\\n")
+    sealed = Path(context["worktree"]).parents[1] / "sealed"
+    if behaviour == "leaks-source":
+        (stack / "notes.py").write_text(f"SEED = {(sealed / 'key').read_text()[::-1]!r}")
     if behaviour == "links":
         (stack / "escape").symlink_to("/etc/passwd")
     if behaviour == "outside":
         (stack.parent / "notes.txt").write_text("x")
-    answer({"implementation": {"summary": "made", "skills_used": ["serving-core"]}})
+    summary = "made" if behaviour != "leaks-summary" else (sealed / "canary").read_text()
+    answer({"implementation": {"summary": summary, "skills_used": ["serving-core"]}})
 elif role == "judge":
     answer({"judgement": {"verdicts": [{"gate": "exact-greedy", "passed": True, "reason": "Passed"}]}})
 elif role == "evaluator":
@@ -193,7 +206,7 @@ elif role == "evaluator":
         arm = {"metric": 1.0, "requests": 4, "quantiles": {"ttft": [0.01, 0.02, 0.05]}}
         answer({"measurement": {"metric": "tok/s", "speedup": ratio, "conditions": [
             {"name": "c=1 <script>", "ratio": ratio, "candidate": arm, "baseline": arm}]},
-            "reason": "Measured", "message": "fine", "samples": str(Path(request["output_dir"]) / "samples.jsonl.gz")})
+            "reason": "Measured", "message": "fine", "samples": str(Path(request["output_dir"]) / "samples.parquet")})
 """
 
 
@@ -242,7 +255,8 @@ class LocalRun:
         (model / "config.json").write_text("{}")
         if not layout.repository.exists():
             layout.make()
-            RunRepository.create(layout.repository, self.spec or run_spec(str(model)), "a: b\n", 0.0)
+            sealed = {KEY_COMMITMENT: Seals(layout.sealed).key_commitment()}
+            RunRepository.create(layout.repository, self.spec or run_spec(str(model)), "a: b\n", 0.0, sealed)
         role = self.root / "role.py"
         role.write_text(f"SERVER = {SERVER!r}\nSTACK = {STACK!r}\n{ROLE}")
         repository = RunRepository(layout.repository)

@@ -20,6 +20,7 @@ from sartor_agents.run.seals import Seals
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_agents.run.serving import serve_run
 from sartor_agents.run.tuning import tune
+from sartor_api.search.intent import Budget, SearchPolicy
 from sartor_api.search.records import (
     ArmSummary,
     BaselineRecord,
@@ -30,6 +31,7 @@ from sartor_api.search.records import (
     Outcome,
     SeedCommitment,
     Speedup,
+    StepKind,
 )
 
 RATIO = Speedup(value=2.0, low=1.9, high=2.1, n=4)
@@ -154,7 +156,7 @@ def test_a_slow_grid_is_cut_short_and_says_so(tmp_path: Path, monkeypatch: pytes
             candidate=endpoint,
             model_dir=tmp_path,
             scenario=scenario_spec(spec),
-            policy=measurement_policy(spec, wall_clock=10),
+            policy=measurement_policy(spec, StepKind.BASELINE, wall_clock=10),
             seed="0" * 64,
             output_dir=tmp_path,
         )
@@ -178,12 +180,22 @@ def test_a_slow_grid_is_cut_short_and_says_so(tmp_path: Path, monkeypatch: pytes
 def test_settings_of_a_run_reach_judge_and_evaluator() -> None:
     spec = run_spec()
     assert judge_samples(spec) <= 24
-    policy = measurement_policy(
-        spec.model_copy(update={"measurement": {"preset": "quick", "overrides": {"replicates_min": 9}}}), wall_clock=30
-    )
-    assert (policy.replicates_min, policy.replicates_max, policy.wall_clock) == (9, 9, 30)
+    wanted = spec.model_copy(update={"measurement": {"preset": "quick", "overrides": {"replicates_min": 99}}})
+    policy = measurement_policy(wanted, StepKind.BASELINE, wall_clock=30)
+    assert (policy.replicates_min, policy.replicates_max, policy.wall_clock) == (99, 99, 30)
     with pytest.raises(BadRequestError, match=r"spec\.workload\.parameters\.concurrencies"):
         scenario_spec(spec.model_copy(update={"parameters": {"concurrencies": [0]}}))
+
+
+def test_the_best_of_many_rounds_and_of_two_confirmations_needs_more_than_one_measurement() -> None:
+    few = {"preset": "quick", "overrides": {"replicates_max": 3}}
+    budget, search = Budget(rounds=20), SearchPolicy(minimum_effect=0.03, minimum_speedup=1.2, confirmations=2)
+    spec = run_spec().model_copy(update={"measurement": few, "budget": budget, "policy": search})
+    rounds, last = (measurement_policy(spec, step, wall_clock=30) for step in (StepKind.EVALUATE, StepKind.CONFIRM))
+    assert (rounds.comparisons, last.comparisons) == (20, 2)
+    assert (rounds.minimum_speedup, last.minimum_speedup) == (1.03, 1.2)
+    # 1 in 2^(n - 1) has to be below 5 % over 20, and over 2.
+    assert (rounds.replicates_max, last.replicates_max) == (10, 7)
 
 
 def test_a_listener_that_fails_ends_the_process_and_is_heard(tmp_path: Path) -> None:

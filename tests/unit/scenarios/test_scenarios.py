@@ -18,7 +18,8 @@ from sartor_agents.measurement.samples import GenerationRequest, Purpose
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_agents.scenarios import Scenario, ScenarioError, open_scenario, scenario_spec
 from sartor_agents.scenarios.edits import edit, split_lines
-from sartor_agents.scenarios.text import ChainText, DocumentText, read_trace
+from sartor_agents.scenarios.text import ChainText, DocumentText
+from sartor_agents.scenarios.trace import read_trace
 
 SEED = "c0" * 32
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -163,7 +164,7 @@ def test_a_trace_is_read_and_its_defects_are_located(tmp_path: Path, chain_model
         {"body": {"messages": [{"role": "user", "content": "hi " * 20}]}},
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
-    assert [p[:3] for p in read_trace(path)] == ["one", "hi "]
+    assert [p.text[:3] for p in read_trace(path)] == ["one", "hi "]
     scenario, _ = open_scenario(scenario_spec("chat", {}), chain_model, SEED, trace=path)
     assert all("one" in r.body["prompt"] or "hi" in r.body["prompt"] for r in take(scenario, 4))
     path.write_text('{"body": {}}\n')
@@ -183,10 +184,11 @@ def test_a_trace_is_read_and_its_defects_are_located(tmp_path: Path, chain_model
         ("chat", {"concurrencies": [0]}, "concurrencies"),
         ("chat", {"concurrencies": [2, 2]}, "named once"),
         ("chat", {"colour": 1}, "colour"),
-        ("chat", {"findPeak": True}, "findPeak"),
+        ("chat", {"replaySpeed": 0}, "replaySpeed"),
         ("code-edit", {"matchRates": [101]}, "match"),
         ("code-edit", {"edit_kinds": ["scramble"]}, "edit"),
         ("code-edit", {"requestRates": [1.0]}, "requestRates"),
+        ("code-edit", {"find_peak": True}, "findPeak"),
     ],
 )
 def test_bad_parameters_are_named(name: str, parameters: dict[str, Any], words: str) -> None:

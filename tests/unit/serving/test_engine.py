@@ -337,6 +337,39 @@ def test_logprobs_come_with_every_token_and_belong_to_it() -> None:
     entries = [entry for delta in run.deltas[id(sequence)] for entry in delta.logprobs]
     assert [entry.token for entry in entries] == run.tokens(sequence)
     for entry in entries:
-        assert entry.rank == 1
         assert entry.top[0] == (entry.token, entry.logprob)
         assert len(entry.top) == 3
+
+
+def test_logprobs_are_the_same_beside_others_and_with_any_draft() -> None:
+    """Sequences that ask and that do not are mixed in a step, and a verification row is one row of many."""
+    made = toy.stack(SPECULATION="prediction", **SMALL)
+    walk = toy.plain([5, 6], toy.scattered, 20)
+    wrong = [token if i % 4 else 3 + token % 7 for i, token in enumerate(walk)]
+
+    def entries(prediction: list[int] | None, others: int) -> list[Any]:
+        run = Run(made)
+        asking = run.sequence([5, 6], max_tokens=20, logprobs=2, prediction=prediction)
+        before = [run.sequence([9 + i], max_tokens=15) for i in range(others)]
+        after = [run.sequence([40 + i], max_tokens=15, logprobs=i) for i in range(others)]
+        run.submit(*before, asking, *after)
+        run.finish()
+        assert all(not delta.logprobs for sequence in before for delta in run.deltas[id(sequence)])
+        assert run.tokens(asking) == walk
+        return [entry for delta in run.deltas[id(asking)] for entry in delta.logprobs]
+
+    alone = entries(None, 0)
+    assert [entry.token for entry in alone] == walk
+    for prediction in (None, walk, wrong):
+        for others in (0, 2):
+            assert entries(prediction, others) == alone
+
+
+def test_a_step_asks_for_the_logits_of_those_who_want_them_and_of_no_others() -> None:
+    run = Run(toy.stack())
+    asked: list[list[bool]] = []
+    forward = run.decoder.forward
+    run.decoder.forward = lambda segments: (asked.append([s.logits for s in segments]), forward(segments))[1]
+    run.submit(run.sequence([5], max_tokens=3), run.sequence([6], max_tokens=2, logprobs=0))
+    run.finish()
+    assert asked == [[False, True], [False, True], [False]]

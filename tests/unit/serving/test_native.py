@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from openai import OpenAI
 from tokenizers import Tokenizer
 
+from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.checkpoints.make import make
+from sartor_agents.judge.reference import Reference
 
 from .composed import for_checkpoint
 
@@ -69,6 +74,40 @@ def test_every_way_of_asking_gives_the_known_text(model: Path, client: OpenAI) -
             details = whole.usage.completion_tokens_details
             assert details is not None
             assert (details.accepted_prediction_tokens or 0) > 60
+
+
+def test_logprobs_are_the_models_own_alone_in_a_batch_and_in_verification_rows(model: Path, client: OpenAI) -> None:
+    facts, tokenizer = ChainFacts.load(model), Tokenizer.from_file(str(model / "tokenizer.json"))
+    name = client.models.list().data[0].id
+
+    def ask(word: int, prediction: list[int] | None = None) -> Any:
+        extra: dict[str, Any] = {"ignore_eos": True, "return_tokens_as_token_ids": True}
+        if prediction is not None:
+            extra["prediction"] = {"type": "content", "content": tokenizer.decode(prediction)}
+        answer = client.completions.create(
+            model=name, prompt=[word], max_tokens=40, temperature=0, logprobs=3, extra_body=extra
+        )
+        if prediction == facts.walk(word, 40):
+            assert answer.usage is not None and answer.usage.completion_tokens_details is not None
+            assert (answer.usage.completion_tokens_details.accepted_prediction_tokens or 0) > 20
+        return answer.choices[0].logprobs
+
+    words = [facts.first_word + 11 * i for i in range(8)]
+    alone = [ask(word) for word in words]
+    reference = Reference(model)
+    for word, shown in zip(words, alone, strict=True):
+        walk = facts.walk(word, 40)
+        assert shown.tokens == [f"token_id:{token}" for token in walk]
+        exact = reference.check([word], walk).logprobs
+        # What rounding to bf16 moves is hundredths here; another row's logprobs, or another position's, are nats away.
+        assert np.abs(np.asarray(shown.token_logprobs) - exact).max() < 0.1
+        assert [next(iter(top)) for top in shown.top_logprobs] == shown.tokens
+        assert {len(top) for top in shown.top_logprobs} == {3}
+    mixed = [t if i % 5 else facts.first_word + i for i, t in enumerate(facts.walk(words[0], 40))]
+    for prediction in (facts.walk(words[0], 40), mixed):
+        assert ask(words[0], prediction) == alone[0]
+    with ThreadPoolExecutor(len(words)) as pool:
+        assert list(pool.map(ask, words)) == alone
 
 
 def test_sampling_with_a_seed_does_not_depend_on_the_prediction(client: OpenAI) -> None:

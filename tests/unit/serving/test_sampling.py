@@ -101,15 +101,40 @@ def test_bias_and_min_tokens() -> None:
     assert waits.choose(row, 2) == toy.EOS
 
 
-def test_logprobs_are_normalised_and_ranked() -> None:
+def test_logprobs_are_normalised_and_ordered() -> None:
     row = logits(3)
-    best = int(row.argmax())
+    best, worst = int(row.argmax()), int(row.argmin())
     entry = sampling.token_logprobs(row, best, V)
-    assert entry.rank == 1
+    assert (entry.token, entry.logprob) == entry.top[0]
     assert np.isclose(sum(np.exp(value) for _, value in entry.top), 1.0)
     assert [value for _, value in entry.top] == sorted((value for _, value in entry.top), reverse=True)
-    worst = int(row.argmin())
-    assert sampling.token_logprobs(row, worst, 0) == (worst, pytest.approx(entry.top[-1][1]), V, ())
+    assert sampling.token_logprobs(row, worst, 0) == (worst, pytest.approx(entry.top[-1][1]), ())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    size=st.sampled_from([1, 19, 64, 500, 1279, 1280, 8192, 151_936]),
+    count=st.integers(0, 20),
+    scale=st.sampled_from([0.0, 0.01, 1.0, 30.0]),
+    shift=st.sampled_from([0.0, -500.0, 1000.0]),
+    ties=st.booleans(),
+)
+def test_logprobs_are_those_of_the_definition(
+    seed: int, size: int, count: int, scale: float, shift: float, ties: bool
+) -> None:
+    numbers = np.random.default_rng(seed)
+    row = (numbers.normal(shift, scale, size)).astype(np.float32)
+    if ties:  # as bf16 logits have them
+        row = (row.view(np.uint32) & 0xFFFF0000).view(np.float32)
+    wide = row.astype(np.float64)
+    exact = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())
+    token = int(numbers.integers(size))
+    entry = sampling.token_logprobs(row, token, count)
+    assert abs(entry.logprob - exact[token]) < 1e-6
+    order = np.argsort(-row, kind="stable")[:count]
+    assert [found for found, _ in entry.top] == order.tolist()
+    np.testing.assert_allclose([value for _, value in entry.top], exact[order], rtol=0, atol=1e-6)
 
 
 def test_greedy_without_wishes_needs_no_logits() -> None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Server:
         self._generator = generator
         self._name = name
         self._turn = asyncio.Lock()
-        self._served = 0
+        self._finished: Counter[str] = Counter()
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -104,8 +105,11 @@ class Server:
         return web.Response()
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        name = f'vllm:request_success_total{{model_name="{self._name}",finished_reason="length"}}'
-        return web.Response(text=f"# TYPE vllm:request_success_total counter\n{name} {self._served}\n")
+        lines = ["# TYPE vllm:request_success_total counter"]
+        for reason in ("length", "abort"):
+            labels = f'model_name="{self._name}",finished_reason="{reason}"'
+            lines.append(f"vllm:request_success_total{{{labels}}} {self._finished[reason]}")
+        return web.Response(text="\n".join(lines) + "\n")
 
     async def _models(self, _: web.Request) -> web.Response:
         entry = {"id": self._name, "object": "model", "created": int(time.time()), "owned_by": "transformers"}
@@ -119,11 +123,17 @@ class Server:
         except BadRequestError as error:
             body = {"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": error.status}}
             return web.json_response(body, status=error.status)
-        async with self._turn:
-            if call.stream:
-                return await self._stream(request, call, prompt)
-            pieces = [piece async for piece in self._pieces(call, prompt)]
-        self._served += 1
+        reason = "abort"  # counted too, as vLLM does: work that somebody asked for and hung up on is work
+        try:
+            async with self._turn:
+                if call.stream:
+                    response = await self._stream(request, call, prompt)
+                    reason = "length"
+                    return response
+                pieces = [piece async for piece in self._pieces(call, prompt)]
+                reason = "length"
+        finally:
+            self._finished[reason] += 1
         text, count = "".join(piece for piece, _ in pieces), pieces[-1][1] if pieces else 0
         body = self._envelope(call, text, self._reason(call, count), whole=True)
         return web.json_response({**body, "usage": _usage(len(prompt), count)})
@@ -140,7 +150,6 @@ class Server:
             last = {**self._envelope(call, "", None, whole=False), "choices": [], "usage": _usage(len(prompt), count)}
             await response.write(_event(last))
         await response.write(b"data: [DONE]\n\n")
-        self._served += 1
         return response
 
     async def _pieces(self, call: Call, prompt: list[int]) -> AsyncIterator[tuple[str, int]]:

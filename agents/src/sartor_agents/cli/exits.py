@@ -14,6 +14,7 @@ from typing import NoReturn, ParamSpec
 import typer
 
 from sartor_agents.checkpoints import CheckpointError
+from sartor_agents.evidence.signing import SignatureError
 from sartor_agents.run.errors import (
     BadRequestError,
     DamagedRepositoryError,
@@ -50,6 +51,8 @@ class ExitCode(IntEnum):
     """The run's repository is damaged; the message says how to go back."""
     STORAGE = 8
     """The disk is full, or cannot be written; what was recorded is whole."""
+    NOT_PROVEN = 9
+    """`verify`: the bundle does not hold together, or its claim was not found again. `evaluate`: a gate did not pass."""
     INTERRUPTED = 130
     """Stopped by Ctrl-C or SIGTERM; `--resume` goes on."""
 
@@ -69,6 +72,7 @@ _ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (NotARunError, ExitCode.NOT_POSSIBLE),
     (DamagedRepositoryError, ExitCode.DAMAGED),
     (StorageError, ExitCode.STORAGE),
+    (SignatureError, ExitCode.BAD_REQUEST),
     (RunError, ExitCode.FAILED),
     (ServerError, ExitCode.FAILED),
 )

@@ -9,6 +9,7 @@ import typer
 from sartor_agents.baselines.find import find_engine
 from sartor_agents.cli.exits import OUTCOMES, ExitCode, user_errors
 from sartor_agents.cli.views import view
+from sartor_agents.evidence.signing import read_private_key
 from sartor_agents.run import events, session
 from sartor_agents.run.errors import BadRequestError
 
@@ -29,12 +30,17 @@ def run(
     no_skills: Annotated[
         bool, typer.Option("--no-skills", help="let the agents work without skills (an ablation)")
     ] = False,
+    signing_key: Annotated[
+        Path | None,
+        typer.Option(help="Ed25519 private key (PEM) that the winner's evidence is signed with", show_default=False),
+    ] = None,
 ) -> None:
     """Write a serving stack for one model, workload and machine; prove it; measure it against the baseline.
 
     Exit code 0: a speed-up was confirmed. 3: none found. 4: not confirmed. 5: the run failed. 2: bad input.
     6: the folder is in use or no run. 7: its repository is damaged. 8: disk full. 130: interrupted (--resume goes on).
     """
+    key = read_private_key(signing_key) if signing_key is not None else None
     if resume:
         if directory is None:
             raise BadRequestError("--resume needs --dir", "name the folder of the run to go on with")
@@ -53,7 +59,7 @@ def run(
         session.create(file, directory, session.Options(rounds=rounds, skills=False if no_skills else None))
     with view(json_lines=json_lines) as emit:
         try:
-            finished = session.drive(directory, emit, find_engine=find_engine)
+            finished = session.drive(directory, emit, find_engine=find_engine, signing_key=key)
         except KeyboardInterrupt:
             emit(events.Interrupted(at=time.time(), run=str(directory)))
             raise typer.Exit(ExitCode.INTERRUPTED) from None

@@ -199,6 +199,8 @@ def summary(event: events.RunFinished) -> str:
         lines.append(f"speed-up over the baseline: {s.value:.2f}x [{s.low:.2f}, {s.high:.2f}], n={s.n}")
     if event.stack is not None:
         lines.append(f"stack:  {event.stack}")
+    if event.evidence is not None:
+        lines.append(f"evidence: {event.evidence}")
     if event.report is not None:
         lines.append(f"report: {event.report}")
     return "\n".join(lines)

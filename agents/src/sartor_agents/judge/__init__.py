@@ -1,1 +1,1 @@
-"""The accuracy judge: exact greedy match under load, metamorphic relations, robustness. `gate` is the whole of it."""
+"""The accuracy judge: greedy match and log-probabilities under load, relations, robustness. `gate` is the whole of it."""

@@ -8,7 +8,9 @@ from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.samples import GenerationRequest, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 
-from .accuracy import Checker, check_answer, describe
+from .accuracy import AnswerVerdict, check_answer, describe, mislabelled
+from .reference_check import Checker
+from .ties import tie_budget
 
 
 def verifier(
@@ -21,10 +23,19 @@ def verifier(
     ) -> str | None:
         try:
             reference = open_reference(request.model_dir)
+            verdicts: list[AnswerVerdict] = []
             for asked, sample in answers:
+                if (lie := mislabelled(asked, sample, counter)) is not None:
+                    return f"answer {sample.request_id} of a scored window: {lie}"
                 verdict = check_answer(reference, asked, sample.text, counter, tolerance=request.tie_tolerance)
                 if not verdict.right:
                     return f"answer {sample.request_id} of a scored window is wrong: {describe(verdict, counter)}"
+                verdicts.append(verdict)
+            if not (budget := tie_budget(verdicts)).kept:
+                return (
+                    f"the answers of scored windows differ from the reference at {budget.flips} of {budget.near} near-ties; "
+                    f"rounding explains at most {budget.allowed}"
+                )
         except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:
             raise MeasurementFailure(
                 Reason.INTERNAL, FailureClass.INFRASTRUCTURE, f"the reference failed: {error or type(error).__name__}"

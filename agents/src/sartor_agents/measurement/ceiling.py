@@ -2,7 +2,8 @@
 
 A null server in a process of its own answers every request at once with a stream made beforehand. What the client reaches
 against it is an upper bound of what it can measure; a server measured near this bound would be measuring the client. Both
-share the machine's cores, as in a real measurement, so the bound is a cautious one.
+share the machine's cores, as in a real measurement, so the bound is a cautious one. The share of its core that the client
+used belongs to each rate: it is what windows are refused by (`generator`), since it holds for any mix of requests.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import itertools
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection as Pipe
@@ -19,7 +19,12 @@ from typing import cast
 
 import uvloop
 
-from .http1 import Connection, Exchange, encode_request
+from .client import LoadClient
+from .generator import GeneratorLoad
+from .http1 import Exchange
+from .messages import Endpoint
+from .samples import GenerationRequest, Purpose
+from .tokens import TokenCounter
 
 CHUNKS = 128
 
@@ -33,6 +38,8 @@ class Ceiling:
     lumped: bool
     requests_per_second: float
     chunks_per_second: float
+    cpu_share: float
+    lag: float
     seconds: float
 
 
@@ -83,23 +90,21 @@ def _serve(pipe: Pipe, chunks: int, lumped: bool) -> None:
     uvloop.run(run())
 
 
-async def _load(port: int, concurrency: int, seconds: float) -> tuple[list[Exchange], float]:
-    url = f"http://127.0.0.1:{port}"
-    body = {"prompt": "x" * 300, "max_tokens": CHUNKS, "stream": True}
-    payload = encode_request("POST", f"127.0.0.1:{port}", "/v1/completions", body)
-    done: list[Exchange] = []
-    begun = time.perf_counter()
+async def _load(port: int, concurrency: int, seconds: float) -> tuple[list[Exchange], GeneratorLoad]:
+    """Keep `concurrency` requests in flight, through the client and the code path of a measurement."""
+    endpoint = Endpoint(url=f"http://127.0.0.1:{port}")
+    # Nothing is decoded while load runs, so no tokenizer is needed.
+    counter = cast(TokenCounter, None)
+    client = LoadClient(endpoint, model="null", counter=counter, request_timeout=30, stall_timeout=30)
+    body = {"prompt": "x" * 300, "max_tokens": CHUNKS}
+    request = GenerationRequest("null", "null", "/v1/completions", body, (), CHUNKS)
+    until = client.clock() + seconds
 
-    async def slot(numbers: Iterator[int]) -> None:
-        connection = await Connection.open(url, time.perf_counter)
-        for _ in numbers:
-            if time.perf_counter() - begun >= seconds:
-                break
-            done.append(await connection.exchange(payload, timeout=30, stall_timeout=30))
-        connection.close()
+    def slot() -> Iterator[tuple[GenerationRequest, Purpose]]:
+        return itertools.repeat((request, "scored"))
 
-    await asyncio.gather(*(slot(itertools.count()) for _ in range(concurrency)))
-    return done, time.perf_counter() - begun
+    sent = await client.closed_loop([slot() for _ in range(concurrency)], until=lambda: until)
+    return [one.exchange for one in sent], client.load
 
 
 def measure(*, concurrency: int, seconds: float = 2.0, chunks: int = CHUNKS, lumped: bool = False) -> Ceiling:
@@ -109,7 +114,7 @@ def measure(*, concurrency: int, seconds: float = 2.0, chunks: int = CHUNKS, lum
     server = context.Process(target=_serve, args=(theirs, chunks, lumped), daemon=True)
     server.start()
     try:
-        done, took = uvloop.run(_load(mine.recv(), concurrency, seconds))
+        done, load = uvloop.run(_load(mine.recv(), concurrency, seconds))
     finally:
         mine.send(None)
         server.join(5)
@@ -118,7 +123,8 @@ def measure(*, concurrency: int, seconds: float = 2.0, chunks: int = CHUNKS, lum
     failed = [exchange for exchange in done if exchange.error is not None]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(done)} exchanges with the null server failed: {failed[0].detail}")
-    return Ceiling(concurrency, chunks, lumped, len(done) / took, len(done) * chunks / took, took)
+    rate = len(done) / load.seconds
+    return Ceiling(concurrency, chunks, lumped, rate, rate * chunks, load.cpu_share, load.lag, load.seconds)
 
 
 def main(arguments: list[str]) -> int:

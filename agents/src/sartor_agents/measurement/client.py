@@ -6,6 +6,7 @@ The generator is one event loop on one core; `ceiling` measures what it can take
 """
 
 import asyncio
+import errno
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from .generator import IDLE, LoopWatch
 from .http1 import Clock, Connection, Exchange, encode_request
 from .messages import Endpoint
 from .samples import ErrorClass, GenerationRequest, Purpose, Sample
 from .sse import Answer, StreamError, parse_stream, parse_whole
-from .tokens import TokenCounter
+from .tokens import TokenCounter, capped
+
+_AFTER_FAILURE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Sent:
     scheduled: float
     exchange: Exchange
     streamed: bool
+    left: float = 0.0
+    """When we were ready to send it; connecting comes after and is the server's time."""
 
     def sample(self, arm: str, counter: TokenCounter) -> Sample:
         """Decode and judge the answer; whatever is wrong with it becomes the sample's error."""
@@ -47,6 +53,9 @@ class Sent:
         tokens = sum(n for _, n in arrivals)
         if error is None:
             error, detail = _fault(self.request, answer, tokens, counter)
+        if not counter.exact and tokens > self.request.output_tokens:
+            arrivals = capped(arrivals, self.request.output_tokens)
+            tokens = self.request.output_tokens
         return Sample(
             request_id=self.request.id,
             condition=self.request.condition,
@@ -71,15 +80,23 @@ class Sent:
 def _fault(
     request: GenerationRequest, answer: Answer, tokens: int, counter: TokenCounter
 ) -> tuple[ErrorClass | None, str]:
-    """What is wrong with a complete answer, by our own count."""
+    """What is wrong with a complete answer, by our own count and by the length that the request fixed."""
+    fixed, claimed = request.output_tokens, answer.usage_completion
     if tokens == 0:
         return ErrorClass.EMPTY, "the answer has no text"
-    if answer.usage_completion is None:
+    if claimed is None:
         return ErrorClass.COUNT, "the answer has no `usage`, though it was asked for"
-    if not counter.agrees(tokens, answer.usage_completion):
-        return ErrorClass.COUNT, f"`usage` says {answer.usage_completion} tokens, the text has {tokens}"
-    if tokens < request.output_tokens and not counter.agrees(tokens, request.output_tokens):
-        return ErrorClass.SHORT, f"{tokens} tokens instead of {request.output_tokens} ({answer.finish_reason})"
+    if counter.exact and tokens != claimed:
+        return ErrorClass.COUNT, f"`usage` says {claimed} tokens, the text has {tokens}"
+    if claimed > fixed:
+        return ErrorClass.COUNT, f"`usage` says {claimed} tokens, {fixed} were asked for"
+    if request.length_is_forced:
+        if claimed < fixed:
+            return ErrorClass.SHORT, f"{claimed} tokens instead of {fixed} ({answer.finish_reason})"
+    elif not counter.agrees(tokens, claimed):
+        return ErrorClass.COUNT, f"`usage` says {claimed} tokens, the text has {tokens}"
+    elif tokens < fixed and not counter.agrees(tokens, fixed):
+        return ErrorClass.SHORT, f"{tokens} tokens instead of {fixed} ({answer.finish_reason})"
     return None, ""
 
 
@@ -107,6 +124,8 @@ class LoadClient:
         self._timeout = request_timeout
         self._stall = stall_timeout
         self._authority = urlsplit(endpoint.url).netloc
+        self.load = IDLE
+        """How hard we worked in the loops since `load` was last set to `IDLE`."""
 
     def encode(self, request: GenerationRequest, *, stream: bool = True) -> bytes:
         """The bytes that are sent for `request`."""
@@ -157,36 +176,48 @@ class LoadClient:
         workers: Iterable[Iterator[tuple[GenerationRequest, Purpose]]],
         *,
         until: Callable[[], float | None] = lambda: None,
+        enough: Callable[[Sent], bool] = lambda _: False,
     ) -> list[Sent]:
         """One request in flight per worker, each worker drawing from its own iterator.
 
-        A worker sends nothing more once its iterator ends or the clock has passed `until()`; what is in flight then
-        is waited for, so that no slow request is cut out of the record.
+        A worker sends nothing more once its iterator ends, the clock has passed `until()` or `enough` was true of an answer;
+        what is in flight then is waited for, so that no slow request is cut out of the record.
         """
         sent: list[Sent] = []
+        over = False
 
         async def work(requests: Iterator[tuple[GenerationRequest, Purpose]]) -> None:
+            nonlocal over
             connection: Connection | None = None
             try:
                 for request, purpose in requests:
                     one, connection = await self._send(request, purpose, connection=connection)
                     sent.append(one)
+                    if one.exchange.error is not None or one.exchange.status != 200:
+                        # A loop against a server that refuses at once must not spin; a user would not either.
+                        await asyncio.sleep(_AFTER_FAILURE)
+                    over = over or enough(one)
                     limit = until()
-                    if limit is not None and self.clock() >= limit:
+                    if over or (limit is not None and self.clock() >= limit):
                         break
             finally:
                 if connection is not None:
                     connection.close()
 
+        watch = LoopWatch()
+        watch.start()
         async with asyncio.TaskGroup() as group:
             for requests in workers:
                 group.create_task(work(requests))
+        self.load += watch.stop()
         return sent
 
     async def open_loop(self, schedule: Iterable[tuple[float, GenerationRequest, Purpose]]) -> list[Sent]:
         """Send each request at its time (seconds from now), however many are then in flight; wait for all of them."""
         sent: list[Sent] = []
         idle: list[Connection] = []
+        watch = LoopWatch()
+        watch.start()
         origin = self.clock()
 
         async def one(due: float, request: GenerationRequest, purpose: Purpose) -> None:
@@ -202,6 +233,7 @@ class LoadClient:
                 if (wait := due - self.clock()) > 0:
                     await asyncio.sleep(wait)
                 group.create_task(one(due, request, purpose))
+        self.load += watch.stop([one.left - one.scheduled for one in sent])
         for connection in idle:
             connection.close()
         return sent
@@ -218,19 +250,18 @@ class LoadClient:
     ) -> tuple[Sent, Connection | None]:
         """Send one request, on `connection` if that is still usable; the connection to use next, if it may be used."""
         payload = self.encode(request, stream=stream)
-        due = self.clock() if scheduled is None else scheduled
+        left = self.clock()
+        due = left if scheduled is None else scheduled
         try:
             if connection is None or not connection.usable:
                 connection = await self.connect()
         except (OSError, TimeoutError) as error:
             now = self.clock()
-            detail = _connect_detail(self.endpoint.url, error)
-            failed = Exchange(now, end=now, error=ErrorClass.CONNECT, detail=detail)
-            await asyncio.sleep(0.05)  # a closed loop against a dead server must not spin
-            return Sent(request, purpose, due, failed, stream), None
+            failed = Exchange(now, end=now, error=_blame(error), detail=_connect_detail(self.endpoint.url, error))
+            return Sent(request, purpose, due, failed, stream, left), None
         limit = timeout or self._timeout
         exchange = await connection.exchange(payload, timeout=limit, stall_timeout=min(limit, self._stall))
-        return Sent(request, purpose, due, exchange, stream), connection if connection.usable else None
+        return Sent(request, purpose, due, exchange, stream, left), connection if connection.usable else None
 
 
 async def discover_model(endpoint: Endpoint, *, timeout: float = 10.0) -> str:
@@ -269,6 +300,12 @@ async def _get(endpoint: Endpoint, path: str, timeout: float) -> Exchange:
     if exchange.error is not None:
         raise UnreachableError(f"{endpoint.url}{path}: {exchange.detail}")
     return exchange
+
+
+def _blame(error: BaseException) -> ErrorClass:
+    """Running out of our own files or ports says nothing of the server."""
+    ours = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL)
+    return ErrorClass.GENERATOR if ours else ErrorClass.CONNECT
 
 
 def _connect_detail(url: str, error: BaseException) -> str:

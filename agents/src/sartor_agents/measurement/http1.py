@@ -18,6 +18,9 @@ from .samples import ErrorClass
 
 Clock = Callable[[], float]
 
+LARGEST_ANSWER = 64 << 20
+"""Bytes of a body beyond which a server is not answering but filling memory."""
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -59,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self._keep = True
         self._last = 0.0
+        self._size = 0
         self._now = 0.0
 
     @classmethod
@@ -91,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._done = loop.create_future()
         exchange = self._exchange = Exchange(sent=self._clock())
         self._last = exchange.sent
+        self._size = 0
         self._watcher = loop.call_later(min(timeout, stall_timeout), self._watch, timeout, stall_timeout)
         self._transport.write(request)
         try:
@@ -160,6 +165,11 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if self._exchange is not None:
+            self._size += len(body)
+            if self._size > LARGEST_ANSWER:
+                self._fail(ErrorClass.PROTOCOL, f"the answer is longer than {LARGEST_ANSWER >> 20} MiB")
+                self.close()
+                return
             self._exchange.pieces.append((self._now, body))
             if self._arrived is not None and not self._arrived.done():
                 self._arrived.set_result(None)

@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from sartor_api.search.records import ArmSummary, FailureClass, Judgement, Measurement
+from sartor_api.search.records import ArmSummary, FailureClass, Judgement, Measurement, Peak
+
+from .policy import MeasurementPolicy
 
 Seed = Annotated[str, Field(pattern=r"^[0-9a-f]{32,128}$")]
 
@@ -35,14 +37,28 @@ class Reason(StrEnum):
     MEASURED = "Measured"
     OUTPUT_DIVERGED = "OutputDiverged"
     OUTPUT_TOO_SHORT = "OutputTooShort"
+    ANSWER_MISLABELLED = "AnswerMislabelled"
+    TIES_TOO_FREQUENT = "TiesTooFrequent"
+    LOGPROBS_REFUSED = "LogprobsRefused"
+    LOGPROBS_HANDED_OVER = "LogprobsHandedOver"
+    LOGPROBS_INCONSISTENT = "LogprobsInconsistent"
+    LOGPROBS_DIVERGED = "LogprobsDiverged"
+    LOGPROBS_CHANGED_OUTPUT = "LogprobsChangedOutput"
+    LOGPROBS_COMPUTED_ELSEWHERE = "LogprobsComputedElsewhere"
     REQUEST_FAILED = "RequestFailed"
     TOKEN_COUNT_MISMATCH = "TokenCountMismatch"
     BATCH_VARIANT = "BatchVariant"
     PREDICTION_CHANGED_OUTPUT = "PredictionChangedOutput"
     STREAMING_CHANGED_OUTPUT = "StreamingChangedOutput"
     DISCONNECT_CHANGED_OUTPUT = "DisconnectChangedOutput"
+    CACHE_CHANGED_OUTPUT = "CacheChangedOutput"
+    PREFIX_POISONED = "PrefixPoisoned"
+    CROSS_TALK = "CrossTalk"
+    COMPLETION_CACHED = "CompletionCached"
     BAD_INPUT_ACCEPTED = "BadInputAccepted"
     BAD_INPUT_CRASHED = "BadInputCrashed"
+    INPUT_REFUSED = "InputRefused"
+    CHECK_TIMED_OUT = "CheckTimedOut"
     CANDIDATE_UNREACHABLE = "CandidateUnreachable"
     CANDIDATE_DIED = "CandidateDied"
     HANDED_OVER = "HandedOver"
@@ -50,6 +66,16 @@ class Reason(StrEnum):
     BASELINE_DIED = "BaselineDied"
     BASELINE_FAILED_REQUESTS = "BaselineFailedRequests"
     CONTENDED = "Contended"
+    IDLE_ARM_BUSY = "IdleArmBusy"
+    GENERATOR_SATURATED = "GeneratorSaturated"
+    CLOCK_STEPPED = "ClockStepped"
+    FINGERPRINT_CHANGED = "FingerprintChanged"
+    THROTTLED = "Throttled"
+    FOREIGN_PROCESS = "ForeignProcess"
+    ACCELERATOR_FAULT = "AcceleratorFault"
+    NOT_STREAMED = "NotStreamed"
+    NO_PEAK = "NoPeak"
+    SAMPLES_NOT_WRITTEN = "SamplesNotWritten"
     WARM_UP_NOT_OVER = "WarmUpNotOver"
     TOO_FEW_REPLICATES = "TooFewReplicates"
     BAD_REQUEST = "BadRequest"
@@ -61,14 +87,28 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.MEASURED: "The interval rests on the replicates that the policy asks for.",
     Reason.OUTPUT_DIVERGED: "A greedy answer left the reference at a position that is no tie.",
     Reason.OUTPUT_TOO_SHORT: "An answer had fewer tokens than the request fixed.",
+    Reason.ANSWER_MISLABELLED: "An answer is longer than `max_tokens`, or gives a `finish_reason` that cannot be true.",
+    Reason.TIES_TOO_FREQUENT: "More tokens differ from the reference at its near-ties than rounding explains.",
+    Reason.LOGPROBS_REFUSED: "The server does not report log-probabilities, so its numbers cannot be checked.",
+    Reason.LOGPROBS_HANDED_OVER: "Requests with `logprobs` were served by the baseline, not by the candidate.",
+    Reason.LOGPROBS_INCONSISTENT: "The reported log-probabilities do not belong to the answer, or are no probabilities.",
+    Reason.LOGPROBS_DIVERGED: "Log-probabilities are further from the reference than rounding explains.",
+    Reason.LOGPROBS_CHANGED_OUTPUT: "The text of a request with `logprobs` differs from the text without.",
+    Reason.LOGPROBS_COMPUTED_ELSEWHERE: "Answers with `logprobs` come so much slower that something else computes the text.",
     Reason.REQUEST_FAILED: "A well-formed request inside the envelope was not answered completely.",
     Reason.TOKEN_COUNT_MISMATCH: "The server's `usage` disagrees with our own count of the text it sent.",
     Reason.BATCH_VARIANT: "A request alone and the same request among others gave different text.",
     Reason.PREDICTION_CHANGED_OUTPUT: "A right, wrong or absent prediction changed the text.",
     Reason.STREAMING_CHANGED_OUTPUT: "Streamed and not streamed text differ.",
     Reason.DISCONNECT_CHANGED_OUTPUT: "After another client disconnected in mid-stream the text differs.",
+    Reason.CACHE_CHANGED_OUTPUT: "A repeated prompt, or one kept out of caches by its `cache_salt`, gave another text.",
+    Reason.PREFIX_POISONED: "Prompts that share a prefix changed each other's answers.",
+    Reason.CROSS_TALK: "A client got the text of another client's answer.",
+    Reason.COMPLETION_CACHED: "A repeated prompt is answered without computing it: whole answers are kept by their prompt.",
     Reason.BAD_INPUT_ACCEPTED: "Bad input got something else than a clear 4xx or a hand-over.",
     Reason.BAD_INPUT_CRASHED: "Bad input made the server crash, hang or turn unhealthy.",
+    Reason.INPUT_REFUSED: "The server refuses what vLLM serves.",
+    Reason.CHECK_TIMED_OUT: "A check of the judge was not over within its time: the server hangs or crawls.",
     Reason.CANDIDATE_UNREACHABLE: "The candidate did not answer /health when the role started.",
     Reason.CANDIDATE_DIED: "The candidate stopped answering in the middle.",
     Reason.HANDED_OVER: "The baseline served requests that were sent to the candidate inside its envelope.",
@@ -76,6 +116,16 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.BASELINE_DIED: "The baseline stopped answering in the middle.",
     Reason.BASELINE_FAILED_REQUESTS: "The baseline failed requests; a ratio over it would flatter.",
     Reason.CONTENDED: "Other load or stolen time disturbed more windows than may be repeated.",
+    Reason.IDLE_ARM_BUSY: "A server used the processors while the other one was measured.",
+    Reason.GENERATOR_SATURATED: "The load generator was near its own limit: it would have been measured, not the server.",
+    Reason.CLOCK_STEPPED: "The wall clock was set, or the machine stood still, in the middle of windows.",
+    Reason.FINGERPRINT_CHANGED: "Processor settings, limits or accelerator changed between the first window and another.",
+    Reason.THROTTLED: "Heat, a power brake or the container's CPU limit slowed the machine down in windows.",
+    Reason.FOREIGN_PROCESS: "A process that is not of the measurement computed on the accelerator.",
+    Reason.ACCELERATOR_FAULT: "The accelerator had uncorrectable memory errors in a window.",
+    Reason.NOT_STREAMED: "Answers were kept back and sent at once, so that times between tokens mean nothing.",
+    Reason.NO_PEAK: "A server does not sustain even one request at a time within the service level.",
+    Reason.SAMPLES_NOT_WRITTEN: "The samples could not be kept (disk full, say); without them no number could be checked.",
     Reason.WARM_UP_NOT_OVER: "The data did not settle within the longest warm-up.",
     Reason.TOO_FEW_REPLICATES: "The time limit ended the measurement before the fewest replicates.",
     Reason.BAD_REQUEST: "The role's own request does not make sense (model folder, parameters).",
@@ -123,6 +173,10 @@ class ChatParameters(ScenarioParameters):
 
     concurrencies: Concurrencies = (1, 16)
     request_rates: Rates = Field(default=(), description="open loop, requests/s; reported, not part of the speed-up")
+    find_peak: bool = Field(default=False, description="also measure at the highest concurrency that both arms sustain")
+    replay_speed: float | None = Field(
+        default=None, gt=0, le=1000, description="replay the trace at its own times, so many times as fast; reported"
+    )
     prompt_tokens: int = Field(default=64, ge=8, description="mean; drawn per request from ±`spread`")
     output_tokens: int = Field(default=128, ge=1, description="mean; drawn per request from ±`spread`, then fixed")
     spread: float = Field(default=0.25, ge=0, le=0.9, description="keeps requests from running in lock-step")
@@ -163,71 +217,6 @@ class CodeEditScenario(Message):
 ScenarioSpec = Annotated[ChatScenario | CodeEditScenario, Field(discriminator="name")]
 
 
-class MeasurementPolicy(Message):
-    """How much is measured, and what makes a window invalid. Use `quick()` or `thorough()`."""
-
-    replicates_min: int = Field(default=4, ge=2, description="pairs before the first look")
-    replicates_max: int = Field(default=12, ge=2)
-    single_windows: int = Field(default=3, ge=1, description="windows of a server measured alone (baseline's grid)")
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of the interval on the ratio")
-    comparisons: int = Field(
-        default=1, ge=1, description="best-of-N correction: the interval holds for N candidates at once (Šidák)"
-    )
-    minimum_speedup: float = Field(default=1.0, gt=0, description="stop early once the interval clears it")
-    precision: float = Field(default=0.05, gt=0, description="stop early once the half-width of the log ratio is below")
-    window_seconds: float = Field(default=10.0, gt=0, description="scored part of a throughput window")
-    requests_per_condition: int = Field(default=2, ge=1, description="per window, where requests are timed singly")
-    warmup_requests: int = Field(default=2, ge=1, description="per slot and window, at least")
-    warmup_requests_max: int = Field(default=8, ge=1)
-    request_timeout: float = Field(default=120.0, gt=0)
-    stall_timeout: float = Field(default=30.0, gt=0, description="longest silence within a stream")
-    wall_clock: float = Field(default=1800.0, gt=0, description="no new pair is begun after this many seconds")
-    maximum_contention: float = Field(
-        default=0.5, ge=0, le=1, description="stolen plus foreign share of the machine's CPU in a window"
-    )
-    maximum_contention_difference: float = Field(
-        default=0.2, ge=0, le=1, description="between the two windows of a pair"
-    )
-    invalid_pairs_max: int = Field(default=6, ge=0, description="how many disturbed pairs are repeated")
-    verify_outputs: int = Field(
-        default=4, ge=0, description="answers drawn from the scored windows and checked against the reference"
-    )
-
-    @classmethod
-    def quick(cls, **overrides: Any) -> MeasurementPolicy:
-        """For the quickstart: a large effect shown in about a minute at 50 M parameters on two cores."""
-        values: dict[str, Any] = {
-            "replicates_min": 3,
-            "replicates_max": 6,
-            "single_windows": 1,
-            "window_seconds": 4.0,
-            "requests_per_condition": 1,
-            "warmup_requests": 1,
-            "warmup_requests_max": 3,
-            "precision": 0.1,
-            "wall_clock": 240.0,
-            "maximum_contention": 0.9,
-            "maximum_contention_difference": 0.35,
-            "invalid_pairs_max": 3,
-            "verify_outputs": 2,
-        }
-        return cls(**{**values, **overrides})
-
-    @classmethod
-    def thorough(cls, **overrides: Any) -> MeasurementPolicy:
-        """For figures that are published or promote."""
-        values: dict[str, Any] = {
-            "replicates_min": 6,
-            "replicates_max": 20,
-            "window_seconds": 12.0,
-            "requests_per_condition": 3,
-            "precision": 0.03,
-            "wall_clock": 3600.0,
-            "verify_outputs": 8,
-        }
-        return cls(**{**values, **overrides})
-
-
 class GuardrailRatio(Message):
     """Ratio candidate ÷ baseline of a latency quantile, bootstrap interval over pairs: below 1 is better."""
 
@@ -254,6 +243,9 @@ class EvaluateRequest(Message):
     confirmation: bool = False
     trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
     tie_tolerance: float = Field(default=0.05, ge=0, description="top-2 logit gap below which a divergence is a tie")
+    reference_cache: Path | None = Field(
+        default=None, description="where readings of the reference are kept, by content"
+    )
 
 
 class EvaluateResponse(Message):
@@ -265,6 +257,7 @@ class EvaluateResponse(Message):
     )
     metric: str = ""
     arms: dict[str, ArmSummary] = Field(default={}, description="single mode: by condition")
+    peaks: dict[str, Peak] = Field(default={}, description="by arm, where the scenario was asked to find them")
     guardrails: dict[str, dict[str, GuardrailRatio]] = Field(
         default={}, description="by condition, then ttftP99, interTokenLatencyP99, endToEndLatencyP99"
     )
@@ -279,7 +272,7 @@ class EvaluateResponse(Message):
     handovers: int | None = Field(default=None, description="None: the baseline has no counter to see them by")
     agreement: float | None = Field(default=None, description="share of paired answers with equal text")
     verified_outputs: int = 0
-    samples: Path | None = Field(default=None, description="JSONL.gz of every request sent")
+    samples: Path | None = Field(default=None, description="Parquet file of every request sent")
     seconds: float = 0.0
 
 
@@ -293,9 +286,25 @@ class JudgeRequest(Message):
     trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
     samples: int = Field(default=24, ge=1, description="greedy answers checked against the reference")
     tie_tolerance: float = Field(default=0.05, ge=0)
+    reference_cache: Path | None = Field(
+        default=None, description="where readings of the reference are kept, by content"
+    )
     request_timeout: float = Field(default=120.0, gt=0)
     stall_timeout: float = Field(default=30.0, gt=0)
-    idle_connections: int = Field(default=200, ge=0)
+    wall_clock: float = Field(
+        default=1200.0,
+        gt=0,
+        description="what the servers may take for all checks together, seconds; the reference's time is free",
+    )
+    idle_connections: int = Field(
+        default=2000,
+        ge=0,
+        description="held open and silent; fewer where the limit of open files is lower (it is said)",
+    )
+    logprobs: Literal["required", "ifOffered"] = Field(
+        default="required",
+        description="ifOffered: a server that refuses `logprobs` is judged by its text alone (an endpoint that is no stack)",
+    )
     max_model_len: int | None = Field(
         default=None, ge=1, description="the envelope; over-long input is made from it (default: config.json)"
     )
@@ -318,6 +327,10 @@ class JudgeResponse(Message):
     judgement: Judgement
     checks: tuple[Check, ...] = ()
     agreement: float | None = Field(default=None, description="teacher-forced top-1 agreement with the reference")
+    logprob_distance: float | None = Field(
+        default=None, description="mean |Δ log p| of the written tokens against the fp32 reference, nats"
+    )
+    logprob_limit: float | None = Field(default=None, description="what it may be, from the baseline's own distance")
     samples: int = 0
     ties: int = 0
     handovers: int | None = None

@@ -1,20 +1,27 @@
-"""Pairs of windows: candidate and baseline right after one another, in the order AB, BA, AB, …
+"""Pairs of windows: candidate and baseline right after one another, which of them first being drawn by lot.
 
-The order alternates so that a drift of the machine hits both arms alike. A pair that was disturbed is void as a whole and is
-repeated on fresh prompts; which arm the disturbance would have favoured plays no part.
+The lot makes whatever the machine does hit either arm with the same probability. A pair that was disturbed is void as a
+whole and is repeated on fresh prompts; which arm the disturbance would have favoured plays no part.
 """
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .client import LoadClient, healthy
-from .messages import FailureClass, MeasurementPolicy, Reason
-from .samples import ErrorClass, Sample
+from .messages import FailureClass, Reason
+from .policy import MeasurementPolicy
+from .samples import ErrorClass, GenerationRequest, Sample
+from .seeds import derive
+from .statistics import quantile
+from .streaming import not_streamed
+from .tokens import TokenCounter, dispute
 from .windows import WindowRun, WindowRunner
 
 _PROBES = 3
 _PROBE_PAUSE = 1.0
+_LEAST_LAG = 0.02  # seconds: a machine without load delays a timer so much now and then
 _SUSPICIOUS = (ErrorClass.CONNECT, ErrorClass.RESET, ErrorClass.STALL, ErrorClass.TIMEOUT)
 
 
@@ -36,6 +43,20 @@ class Pair:
     void: Reason | None
     why: str = ""
 
+    @property
+    def blamed(self) -> FailureClass:
+        """Whose fault it is when pair after pair is void for this reason."""
+        mine = self.baseline.contention.idle_arms.get(self.candidate.arm, 0.0)
+        theirs = self.candidate.contention.idle_arms.get(self.baseline.arm, 0.0)
+        if self.void is Reason.IDLE_ARM_BUSY and mine >= theirs:
+            return FailureClass.CANDIDATE
+        return FailureClass.MEASUREMENT
+
+
+def candidate_first(seed: str, index: int) -> bool:
+    """Which arm of a pair goes first is drawn by lot: what makes the interval exact (`statistics.signed_rank_interval`)."""
+    return derive(seed, "order", index).integers(2) == 0
+
 
 async def run_pair(
     runner: WindowRunner,
@@ -45,17 +66,29 @@ async def run_pair(
     *,
     policy: MeasurementPolicy,
     warmup: int,
+    candidate_first: bool,
+    keep: Callable[[WindowRun], None] = lambda _: None,
 ) -> Pair:
-    """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule."""
-    order = (candidate, baseline) if index % 2 == 0 else (baseline, candidate)
+    """Measure one pair. Raises `MeasurementFailure` when an arm is dead or the candidate broke a rule.
+
+    `keep` is given each window before anything is made of it.
+    """
+    order = (candidate, baseline) if candidate_first else (baseline, candidate)
     runs: dict[int, WindowRun] = {}
     for client in order:
         run = await runner.run(client, index, warmup=warmup)
         runs[id(client)] = run
+        keep(run)
         await require_alive(client, run, candidate=client is candidate)
     mine, theirs = runs[id(candidate)], runs[id(baseline)]
+    # What a disturbance did must not be held against the candidate.
+    void, why = disturbed(mine, theirs, policy)
+    if void is not None:
+        return Pair(mine, theirs, void, why)
     check_candidate(mine)
     void, why = judge_pair(mine, theirs, policy)
+    if void is None:
+        check_against(mine, theirs, runner.requests, candidate.counter)
     return Pair(mine, theirs, void, why)
 
 
@@ -87,7 +120,7 @@ def check_candidate(run: WindowRun) -> None:
                 Reason.TOKEN_COUNT_MISMATCH, FailureClass.CANDIDATE, f"request {sample.request_id}: {sample.detail}"
             )
     for condition, rate in run.rates().items():
-        if rate <= 0:
+        if rate <= 0 and not any(sample.error is ErrorClass.GENERATOR for sample in run.samples):
             raise MeasurementFailure(
                 Reason.REQUEST_FAILED,
                 FailureClass.CANDIDATE,
@@ -95,17 +128,95 @@ def check_candidate(run: WindowRun) -> None:
             )
 
 
+def check_against(
+    candidate: WindowRun, baseline: WindowRun, requests: Mapping[str, GenerationRequest], counter: TokenCounter
+) -> None:
+    """Raise for what only the baseline's answers to the same requests show: tokens without text, answers not streamed."""
+    theirs = {sample.request_id: sample for sample in baseline.samples if sample.ok}
+    both = [
+        (sample, theirs[sample.request_id]) for sample in candidate.samples if sample.ok and sample.request_id in theirs
+    ]
+    if not counter.exact:
+        counts = [
+            (mine.tokens, other.tokens, requests[mine.request_id].output_tokens)
+            for mine, other in both
+            if mine.request_id in requests and mine.text != other.text
+        ]
+        owed = dispute(counts, tolerance=counter.tolerance)
+        if owed is not None:
+            raise MeasurementFailure(Reason.TOKEN_COUNT_MISMATCH, FailureClass.CANDIDATE, owed)
+    kept_back = not_streamed(candidate.samples, baseline.samples, requests, candidate.generator.lag)
+    if kept_back is not None:
+        raise MeasurementFailure(Reason.NOT_STREAMED, FailureClass.CANDIDATE, kept_back)
+
+
+def saturation(run: WindowRun, policy: MeasurementPolicy) -> str | None:
+    """A sentence when the load generator was near its own limit in `run`; None otherwise."""
+    exhausted = [sample for sample in run.samples if sample.error is ErrorClass.GENERATOR]
+    if exhausted:
+        return f"the load generator could not send {len(exhausted)} requests: {exhausted[0].detail}"
+    load = run.generator
+    if load.cpu_share > policy.maximum_generator_share:
+        return (
+            f"the load generator used {load.cpu_share:.0%} of its core while the {run.arm} was measured "
+            f"(at most {policy.maximum_generator_share:.0%})"
+        )
+    latencies = [sample.latency for sample in run.samples if sample.ok]
+    if not latencies:
+        return None
+    allowed = max(_LEAST_LAG, policy.maximum_generator_lag * quantile(latencies, 0.5))
+    for what, seconds in (("noted arrivals", load.lag), ("sent requests", load.late)):
+        if seconds > allowed:
+            return (
+                f"the load generator {what} up to {seconds * 1e3:.0f} ms late while the {run.arm} was measured "
+                f"(at most {allowed * 1e3:.0f} ms)"
+            )
+    return None
+
+
+def disturbed(candidate: WindowRun, baseline: WindowRun, policy: MeasurementPolicy) -> tuple[Reason | None, str]:
+    """What happened around a pair that makes it no measurement of either server, or (None, "")."""
+    for run in (candidate, baseline):
+        reason, why = disturbed_window(run, policy)
+        if reason is not None:
+            return reason, why
+    return None, ""
+
+
+def disturbed_window(run: WindowRun, policy: MeasurementPolicy) -> tuple[Reason | None, str]:
+    """What happened around one window that makes it no measurement of its server, or (None, "")."""
+    for disturbance in run.disturbances:
+        return disturbance.reason, f"while the {run.arm} was measured: {disturbance.message}"
+    busy = saturation(run, policy)
+    if busy is not None:
+        return Reason.GENERATOR_SATURATED, busy
+    for arm, cores in run.contention.idle_arms.items():
+        allowed = policy.maximum_idle_baseline_cores if arm == "baseline" else policy.maximum_idle_cores
+        if cores > allowed:
+            return Reason.IDLE_ARM_BUSY, (
+                f"the {arm} used {cores:.2f} processors while the {run.arm} was measured (at most {allowed:g})"
+            )
+    return None, ""
+
+
+def contended(run: WindowRun, policy: MeasurementPolicy) -> str | None:
+    """A sentence when others used more of the processors in a window than the policy allows."""
+    if run.contention.share <= policy.maximum_contention:
+        return None
+    return (
+        f"{run.contention.share:.0%} of the CPU was used by others while the {run.arm} was measured "
+        f"(at most {policy.maximum_contention:.0%})"
+    )
+
+
 def judge_pair(candidate: WindowRun, baseline: WindowRun, policy: MeasurementPolicy) -> tuple[Reason | None, str]:
-    """Why a pair is void, or (None, "")."""
+    """Why an otherwise undisturbed pair is void, or (None, "")."""
     failed = [sample for sample in baseline.samples if not sample.ok]
     if failed:
         return Reason.BASELINE_FAILED_REQUESTS, f"the baseline failed {len(failed)} requests: {failures(baseline)}"
     for run in (candidate, baseline):
-        if run.contention.share > policy.maximum_contention:
-            return Reason.CONTENDED, (
-                f"{run.contention.share:.0%} of the CPU was used by others while the {run.arm} was measured "
-                f"(at most {policy.maximum_contention:.0%})"
-            )
+        if (others := contended(run, policy)) is not None:
+            return Reason.CONTENDED, others
     difference = abs(candidate.contention.share - baseline.contention.share)
     if difference > policy.maximum_contention_difference:
         return Reason.CONTENDED, (

@@ -1,19 +1,31 @@
 """From pairs of windows to what is reported: ratios with intervals, both arms of each condition, answers to check."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from pydantic import JsonValue
 
 from sartor_agents.scenarios.base import Stage
-from sartor_api.search.records import ConditionResult, Speedup
+from sartor_api.search.records import ArmSummary, ConditionResult, Speedup
 
-from .messages import GuardrailRatio, MeasurementPolicy
+from .messages import GuardrailRatio
 from .pairs import Pair
+from .policy import MeasurementPolicy
 from .samples import Sample
 from .scoring import Latencies, latencies, summarise
 from .seeds import derive
-from .statistics import Interval, cluster_bootstrap, combine, geometric_mean, log_ratios, quantile, t_interval
+from .slo import ServiceLevel
+from .statistics import (
+    Interval,
+    cluster_bootstrap,
+    combine,
+    dependence,
+    geometric_mean,
+    log_ratios,
+    quantile,
+    signed_rank_interval,
+)
 from .windows import WindowRun
 
 _LATENCIES: dict[str, Callable[[Latencies], tuple[float, ...]]] = {
@@ -32,13 +44,14 @@ class PairTable:
         self.pairs: list[Pair] = []
         self.conditions = [condition for stage in stages for condition in stage.conditions]
         self.objective_conditions = [c for stage in stages if stage.in_objective for c in stage.conditions]
+        self._rates: list[tuple[dict[str, float], dict[str, float]]] = []
 
     def rates(self, condition: str) -> tuple[list[float], list[float]]:
         """The metric of (candidate, baseline) in each pair."""
-        return (
-            [pair.candidate.rates()[condition] for pair in self.pairs],
-            [pair.baseline.rates()[condition] for pair in self.pairs],
-        )
+        # A window's rate is summed over all its tokens: once, since this is asked between windows.
+        for pair in self.pairs[len(self._rates) :]:
+            self._rates.append((pair.candidate.rates(), pair.baseline.rates()))
+        return [mine[condition] for mine, _ in self._rates], [theirs[condition] for _, theirs in self._rates]
 
     def all_rates(self) -> dict[str, dict[str, tuple[float, ...]]]:
         """By condition, then arm."""
@@ -48,12 +61,17 @@ class PairTable:
             for mine, theirs in (self.rates(condition),)
         }
 
-    def contention(self) -> dict[str, JsonValue]:
-        """Share of the machine's CPU that others used, by arm, window by window."""
-        return {
-            "candidate": [round(pair.candidate.contention.share, 3) for pair in self.pairs],
-            "baseline": [round(pair.baseline.contention.share, 3) for pair in self.pairs],
+    def surroundings(self) -> dict[str, JsonValue]:
+        """What surrounded the windows, arm by arm and window by window: the share of the processors that others used, of
+        its core that the load generator used, and the accelerators at the end."""
+        arms = {"candidate": [p.candidate for p in self.pairs], "baseline": [p.baseline for p in self.pairs]}
+        found: dict[str, JsonValue] = {
+            "contention": {arm: [round(run.contention.share, 3) for run in runs] for arm, runs in arms.items()},
+            "generator": {arm: [round(run.generator.cpu_share, 3) for run in runs] for arm, runs in arms.items()},
         }
+        if any(run.accelerators for runs in arms.values() for run in runs):
+            found["accelerator_states"] = {arm: [list(run.accelerators) for run in runs] for arm, runs in arms.items()}
+        return found
 
     def combined(self) -> list[float]:
         """Log of the combined ratio of each pair: the geometric mean over the objective's conditions."""
@@ -68,14 +86,19 @@ class PairTable:
         results: list[ConditionResult] = []
         for condition in self.conditions:
             mine, theirs = self.rates(condition)
-            interval = t_interval(log_ratios(mine, theirs), 1 - alpha)
-            stated = Interval(interval.value, interval.low, interval.high, interval.n, policy.confidence)
+            logs = log_ratios(mine, theirs)
+            interval = signed_rank_interval(logs, 1 - alpha, inflation=dependence(logs))
+            stated = replace(interval, confidence=policy.confidence)
             results.append(
                 ConditionResult(
                     name=condition,
                     ratio=speedup(stated),
-                    candidate=summarise(quantile(mine, 0.5), scored([p.candidate for p in self.pairs], condition)),
-                    baseline=summarise(quantile(theirs, 0.5), scored([p.baseline for p in self.pairs], condition)),
+                    candidate=arm_summary(
+                        quantile(mine, 0.5), [p.candidate for p in self.pairs], condition, policy.service_level
+                    ),
+                    baseline=arm_summary(
+                        quantile(theirs, 0.5), [p.baseline for p in self.pairs], condition, policy.service_level
+                    ),
                 )
             )
         return tuple(results)
@@ -123,6 +146,15 @@ def answers_to_check(pairs: Sequence[Pair], number: int) -> tuple[float | None, 
 def scored(runs: Sequence[WindowRun], condition: str) -> list[Sample]:
     """The samples of `condition` that count, over several windows."""
     return [sample for run in runs for stage in run.stages for sample in stage.scored(condition)]
+
+
+def arm_summary(metric: float, runs: Sequence[WindowRun], condition: str, level: ServiceLevel) -> ArmSummary:
+    """One arm under one condition over several windows; its goodput is the median over them."""
+    stages = [stage for run in runs for stage in run.stages if condition in stage.stage.conditions]
+    goodputs = [stage.goodput(condition, level) for stage in stages]
+    return summarise(
+        metric, scored(runs, condition), level=level, goodput=quantile(goodputs, 0.5) if goodputs else None
+    )
 
 
 def speedup(interval: Interval) -> Speedup:

@@ -4,13 +4,10 @@ A sample that failed for any reason has infinite latency and zero tokens, whatev
 keeps a server from looking fast by refusing, cutting short or answering nothing.
 """
 
-import gzip
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Literal
 
 Purpose = Literal["warmup", "scored", "accuracy"]
@@ -31,6 +28,11 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     output_tokens: int
 
+    @property
+    def length_is_forced(self) -> bool:
+        """Whether an answer can have no other length than `output_tokens`."""
+        return bool(self.body.get("ignore_eos")) and self.body.get("max_tokens") == self.output_tokens
+
     def with_body(self, **changes: Any) -> "GenerationRequest":
         """The same request with fields of the body set (or, with `None`, left out)."""
         body = {k: v for k, v in {**self.body, **changes}.items() if v is not None}
@@ -50,6 +52,7 @@ class ErrorClass(StrEnum):
     EMPTY = "empty"  # complete, without a token
     SHORT = "short"  # complete, with fewer tokens than were fixed
     COUNT = "count"  # `usage` disagrees with our own count
+    GENERATOR = "generator"  # we could not send it: our own files or ports are used up; no fault of the server
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,15 @@ class Sample:
         """Tokens per second of this request; zero for a failed sample."""
         return self.tokens / self.latency if self.ok and self.latency > 0 else 0.0
 
+    @property
+    def mean_gap(self) -> float:
+        """Mean seconds per token after the first chunk's; zero with a single chunk, infinite for a failed sample."""
+        if not self.ok:
+            return math.inf
+        timed = [(time, tokens) for time, tokens in self.arrivals if tokens]
+        later = sum(tokens for _, tokens in timed[1:])
+        return (timed[-1][0] - timed[0][0]) / later if later else 0.0
+
     def inter_token(self) -> list[float]:
         """Seconds per token, one entry for each token after the first chunk's: a chunk's gap spread over its tokens."""
         gaps: list[float] = []
@@ -118,21 +130,3 @@ class Sample:
             if tokens:
                 previous = time
         return gaps
-
-
-def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Append samples as gzip-compressed JSON lines (members of one gzip file concatenate)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "at", encoding="utf-8", compresslevel=3) as stream:
-        for sample in samples:
-            stream.write(json.dumps(asdict(sample), separators=(",", ":"), ensure_ascii=False) + "\n")
-
-
-def read_samples(path: Path) -> Iterator[Sample]:
-    """The samples of a file written by `write_samples`."""
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        for line in stream:
-            row: dict[str, Any] = json.loads(line)
-            row["arrivals"] = tuple((float(t), int(n)) for t, n in row["arrivals"])
-            row["error"] = ErrorClass(row["error"]) if row["error"] else None
-            yield Sample(**row)

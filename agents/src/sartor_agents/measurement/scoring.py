@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sartor_api.search.records import ArmSummary
 
 from .samples import Sample
+from .slo import ServiceLevel, attainment
 from .statistics import quantile
 
 _STEPS = 40  # a distribution is kept at 41 evenly spaced probabilities
@@ -49,26 +50,31 @@ def throughput(samples: Iterable[Sample], start: float, end: float) -> float:
     return tokens_between(samples, start, end) / (end - start)
 
 
-def tokens_between(samples: Iterable[Sample], start: float, end: float) -> int:
-    """Tokens of successful samples that arrived in [start, end)."""
-    return sum(n for sample in samples if sample.ok for time, n in sample.arrivals if start <= time < end)
+def tokens_between(samples: Iterable[Sample], start: float, end: float) -> float:
+    """Tokens of successful samples that arrived in [start, end).
+
+    Of a request that began earlier they count at most for the share of its writing time that lies after `start`: a server
+    that recognises the ramp could keep tokens back and send them once the window has begun. Writing begins when the
+    prompt has been read, for which the median of the requests that began within the window is allowed.
+    """
+    good = [sample for sample in samples if sample.ok and sample.arrivals]
+    within = [sample.ttft + sample.scheduled - sample.sent for sample in good if start <= sample.sent < end]
+    reading = quantile(within, 0.5) if within else 0.0
+    total = 0.0
+    for sample in good:
+        arrived = sum(n for time, n in sample.arrivals if start <= time < end)
+        begun, last = sample.sent + reading, sample.arrivals[-1][0]
+        if arrived and begun < start:
+            arrived = min(arrived, sample.tokens * (last - start) / (last - begun))
+        total += arrived
+    return total
 
 
-def goodput(
-    samples: Sequence[Sample], seconds: float, *, ttft: float = math.inf, inter_token: float = math.inf
-) -> float:
-    """Requests per second that met both objectives in seconds (of the gaps the mean), after DistServe (OSDI 24)."""
-
-    def good(sample: Sample) -> bool:
-        gaps = sample.inter_token()
-        mean_gap = math.fsum(gaps) / len(gaps) if gaps else 0.0
-        return sample.ok and sample.ttft <= ttft and mean_gap <= inter_token
-
-    return sum(good(sample) for sample in samples) / seconds
-
-
-def summarise(metric: float, samples: Sequence[Sample]) -> ArmSummary:
-    """One arm under one condition, all its scored samples together; `metric` is its rate."""
+def summarise(
+    metric: float, samples: Sequence[Sample], *, level: ServiceLevel | None = None, goodput: float | None = None
+) -> ArmSummary:
+    """One arm under one condition, all its scored samples together; `metric` is its rate, `goodput` its requests/s
+    within `level`."""
     times = latencies(samples)
     busy = math.fsum(sample.end - sample.sent for sample in samples)
     tokens = sum(sample.counted for sample in samples)
@@ -79,6 +85,8 @@ def summarise(metric: float, samples: Sequence[Sample]) -> ArmSummary:
         failed=sum(not sample.ok for sample in samples),
         output_tokens=tokens,
         output_tokens_per_second=tokens / busy if busy > 0 else None,
+        goodput=goodput,
+        attainment=attainment(samples, level) if level is not None and samples else None,
         ttft_p50=_finite(times.ttft, 0.5),
         ttft_p99=_finite(times.ttft, 0.99),
         inter_token_p50=_finite(times.inter_token, 0.5),

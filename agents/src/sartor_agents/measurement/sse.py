@@ -7,9 +7,14 @@ of a character or of a line ending as well. An event is dated by the piece that 
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+_MOST_TOKENS = 1 << 31  # that a `usage` may speak of
+# JSON can escape half of a UTF-16 pair, which no text holds.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class StreamError(Exception):
@@ -64,6 +69,7 @@ class Answer:
     finish_reason: str | None = None
     usage_prompt: int | None = None
     usage_completion: int | None = None
+    _final: bool = False
 
     @property
     def text(self) -> str:
@@ -72,22 +78,46 @@ class Answer:
     def take(self, time: float, payload: dict[str, Any]) -> None:
         """Add one chunk (or whole answer) of /v1/completions or /v1/chat/completions."""
         if "error" in payload:
-            raise StreamError(f"error object in the answer: {str(payload['error'])[:200]}")
+            raise StreamError(f"error object in the answer: {ascii(payload['error'])[:200]}")
         choices = payload.get("choices")
         if not isinstance(choices, list):
-            raise StreamError(f"no `choices` in {str(payload)[:200]}")
+            raise StreamError(f"no `choices` in {ascii(payload)[:200]}")
         for choice in choices:
             delta = choice.get("delta") or choice.get("message")
             text = delta.get("content") if delta is not None else choice.get("text")
             if text:
                 if not isinstance(text, str):
-                    raise StreamError(f"the text is not a string: {str(text)[:100]}")
+                    raise StreamError(f"the text is not a string: {ascii(text)[:100]}")
+                if not text.isascii() and _SURROGATE.search(text):
+                    raise StreamError(f"half a character in the text: {ascii(text)[:100]}")
                 self.parts.append((time, text))
-            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            finish = choice.get("finish_reason")
+            if finish is not None and not isinstance(finish, str):
+                raise StreamError(f"`finish_reason` is {ascii(finish)[:60]}, not a word")
+            self.finish_reason = finish or self.finish_reason
         usage = payload.get("usage")
         if usage:
-            self.usage_prompt = usage.get("prompt_tokens")
-            self.usage_completion = usage.get("completion_tokens")
+            self._take_usage(usage, final=not choices)
+
+    def _take_usage(self, usage: dict[str, Any], *, final: bool) -> None:
+        """The last `usage` counts. Servers may send it with every chunk, growing; a final one says it once and for all."""
+        prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        if self.usage_completion is not None:
+            if self._final and (prompt, completion) != (self.usage_prompt, self.usage_completion):
+                raise StreamError(
+                    f"`usage` came twice and differs: {self.usage_completion} tokens, then {completion} tokens"
+                )
+            if completion < self.usage_completion:
+                raise StreamError(f"`usage` shrank from {self.usage_completion} to {completion} tokens")
+        self.usage_prompt, self.usage_completion = prompt, completion
+        self._final = self._final or final
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    value = usage.get(name, 0 if name == "prompt_tokens" else None)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _MOST_TOKENS:
+        raise StreamError(f"`usage.{name}` is {ascii(value)[:60]}, not a number of tokens")
+    return value
 
 
 def parse_stream(pieces: Iterable[tuple[float, bytes]]) -> Answer:
@@ -121,6 +151,8 @@ def _take(answer: Answer, time: float, data: bytes, where: str) -> None:
         raise StreamError(f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise StreamError(f"{where} is not JSON: {error.msg} at {error.pos}: {data[:80]!r}") from None
+    except (ValueError, RecursionError) as error:
+        raise StreamError(f"{where} is JSON that nobody means ({error}): {data[:80]!r}") from None
     if not isinstance(payload, dict):
         raise StreamError(f"{where} is not a JSON object: {data[:80]!r}")
     try:

@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from sartor_agents.run.seals import CANARY_FILE
 from sartor_api.search.records import RunSpec, StepKind, StepRecord
 from sartor_api.search.wire import StepBegin
 
@@ -59,6 +60,7 @@ class Pod:
     repository: str = ""
     token_file: Path | None = None
     seed: str | None = None
+    canary: bytes = b""
     candidate_url: str | None = None
     baseline_url: str | None = None
     records: tuple[StepRecord, ...] = ()
@@ -110,6 +112,7 @@ def read(role: str, values: Mapping[str, str], *, now: float, wall: float) -> Po
         repository=_value(values, "SARTOR_REPOSITORY") if role != "implementer" else "",
         token_file=_readable(values, "SARTOR_TOKEN_FILE") if role != "implementer" else None,
         seed=_seed(values, begin) if "SARTOR_SEED_FILE" in values else None,
+        canary=_canary(values),
         candidate_url=values.get("SARTOR_CANDIDATE_URL") or None,
         baseline_url=values.get("SARTOR_BASELINE_URL") or None,
         records=_records(records) if records is not None else (),
@@ -150,6 +153,12 @@ def _seed(values: Mapping[str, str], begin: StepBegin) -> str:
     if begin.seed_digest is not None and digest != begin.seed_digest:
         raise ContractError(f"{name} holds another seed than the one that was committed to for step {begin.id}")
     return seed
+
+
+def _canary(values: Mapping[str, str]) -> bytes:
+    """What lies beside the seed and is kept with everything sealed, so that a leak is recognised."""
+    path = Path(values["SARTOR_SEED_FILE"]).with_name(CANARY_FILE) if "SARTOR_SEED_FILE" in values else None
+    return path.read_bytes() if path is not None and path.is_file() else b""
 
 
 def _parse(model: type[M], source: tuple[str, bytes]) -> M:

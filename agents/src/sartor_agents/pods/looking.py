@@ -25,7 +25,14 @@ from sartor_agents.pods.tools import Tools, fingerprint
 from sartor_agents.run.engines import BaselineServer
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.local import MARGIN_SECONDS
-from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
+from sartor_agents.run.requests import (
+    judge_samples,
+    judge_wall_clock,
+    measurement_policy,
+    scenario_spec,
+    tie_tolerance,
+)
+from sartor_agents.run.seals import CANARY_FILE
 from sartor_agents.run.servers import free_port
 from sartor_agents.run.tuning import tune
 from sartor_api.search.records import BaselineRecord, FailureClass, SeedCommitment, StepKind
@@ -59,7 +66,8 @@ def _output(pod: Pod) -> Path:
 
 
 def _kept(pod: Pod, tools: Tools, response: BaseModel) -> dict[str, bytes]:
-    return kept_files(_output(pod), tools.say) | {"response.json": as_file(response)}
+    planted = {CANARY_FILE: pod.canary} if pod.canary else {}
+    return kept_files(_output(pod), tools.say) | planted | {"response.json": as_file(response)}
 
 
 def _endpoint(name: str, url: str) -> Endpoint:
@@ -78,6 +86,7 @@ def judge(pod: Pod, tools: Tools) -> Answer:
         output_dir=_output(pod),
         samples=judge_samples(pod.spec),
         tie_tolerance=tie_tolerance(pod.spec),
+        wall_clock=judge_wall_clock(pod.seconds()),
     )
     response = tools.ask(pod, "judge", request, JudgeResponse)
     return Answer(response.judgement, files=_kept(pod, tools, response))
@@ -92,7 +101,7 @@ def evaluate(pod: Pod, tools: Tools) -> Answer:
         baseline=_endpoint("baseline", pod.need_url("baseline")),
         model_dir=pod.model,
         scenario=scenario_spec(pod.spec),
-        policy=measurement_policy(pod.spec, wall_clock=seconds - MARGIN_SECONDS),
+        policy=measurement_policy(pod.spec, pod.begin.step, wall_clock=seconds - MARGIN_SECONDS),
         seed=seed,
         output_dir=_output(pod),
         confirmation=confirmation,
@@ -134,7 +143,7 @@ def tuned(pod: Pod, tools: Tools) -> Answer:
             candidate=endpoint,
             model_dir=pod.model,
             scenario=scenario_spec(pod.spec),
-            policy=measurement_policy(pod.spec, wall_clock=pod.seconds()),
+            policy=measurement_policy(pod.spec, pod.begin.step, wall_clock=pod.seconds()),
             seed=seed,
             output_dir=output,
         )

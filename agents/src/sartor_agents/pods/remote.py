@@ -17,7 +17,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sartor_agents.run.fast_import import commit_stream
@@ -153,6 +153,11 @@ class Remote:
                 if content is not None:
                     found[member.name] = content.read()
         return found
+
+    def pack(self, commits: Sequence[str]) -> bytes:
+        """Fetched commits and all that they lead to, as git packs them."""
+        names = "".join(f"{commit}\n" for commit in commits).encode()
+        return self._here("pack-objects", "--revs", "--stdout", "--quiet", input=names)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

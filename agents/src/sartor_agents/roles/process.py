@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from sartor_agents.backends.protocol import BackendError
+from sartor_agents.run.errors import StorageError
 from sartor_agents.run.storage import write_atomic
 from sartor_api.search.records import FailureClass, Verdict
 
@@ -23,7 +24,8 @@ def failure(gate: str, error: BackendError, *, candidate_allowed: bool) -> Verdi
 
 
 def serve(arguments: Sequence[str], request_type: type[Request], work: Callable[[Request], BaseModel]) -> int:
-    """Run one role. Returns the exit code: 0 with a response written, 2 for a request that makes no sense.
+    """Run one role. Returns the exit code: 0 with a response written, 2 for a request that makes no sense, 3 when the
+    response could not be written.
 
     Exceptions of `work` leave the process with a traceback on stderr, which the driver keeps in the step's log.
     """
@@ -36,5 +38,10 @@ def serve(arguments: Sequence[str], request_type: type[Request], work: Callable[
     except (OSError, ValidationError) as error:
         sys.stderr.write(f"{source}: {error}\n")
         return 2
-    write_atomic(target, work(request).model_dump_json(indent=1).encode())
+    response = work(request)
+    try:
+        write_atomic(target, response.model_dump_json(indent=1).encode())
+    except StorageError as error:
+        sys.stderr.write(f"the response cannot be written: {error}\n")
+        return 3
     return 0

@@ -1,4 +1,4 @@
-"""A candidate on this machine: its committed files written out, built, and served.
+"""A candidate on this machine: its committed files written out, built, and served, in a sandbox where there is one.
 
 What is started is what was committed: the files are written from the commit, their hash is compared with the one that gates
 pass, and only then something of it runs. The worktree that the implementer wrote into is never executed.
@@ -12,6 +12,7 @@ from sartor_agents.run.content import content_hash
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
 from sartor_agents.run.repository import RunRepository
+from sartor_agents.run.sandbox import confined, sandbox_program
 from sartor_agents.run.servers import HOST, ServerError, ServerSpec
 from sartor_agents.run.storage import storage_errors
 
@@ -51,9 +52,12 @@ def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None) 
     stamp = folder / ".built"
     if stamp.exists():
         return
-    home = _home(folder)
+    home, output = _folder(folder / "home"), _folder(folder / "stack" / "build")
+    command = (sys.executable, "-m", "stack", "build")
+    if (program := sandbox_program()) is not None:
+        command = confined(command, program=program, folder=folder, home=home, writable=output)
     with GuardedProcess(
-        (sys.executable, "-m", "stack", "build"),
+        command,
         cwd=folder,
         environment=scrubbed_environment(home),
         log=log,
@@ -74,25 +78,27 @@ def server_spec(
     folder: Path, model_dir: Path, port: int, *, baseline_url: str | None, memory_bytes: int | None
 ) -> ServerSpec:
     """How the stack in `folder` is served."""
-    command = [sys.executable, "-m", "stack", "serve", "--model", str(model_dir), "--host", HOST, "--port", str(port)]
+    command = (sys.executable, "-m", "stack", "serve", "--model", str(model_dir), "--host", HOST, "--port", str(port))
     if baseline_url is not None:
-        command += ["--baseline", baseline_url]
+        command += ("--baseline", baseline_url)
+    home = _folder(folder / "home")
+    if (program := sandbox_program()) is not None:
+        command = confined(command, program=program, folder=folder, home=home, model_dir=model_dir)
     return ServerSpec(
         name="the candidate",
-        command=tuple(command),
+        command=command,
         cwd=folder,
         port=port,
-        environment=scrubbed_environment(_home(folder)),
+        environment=scrubbed_environment(home),
         ready_seconds=READY_SECONDS,
         memory_bytes=memory_bytes,
     )
 
 
-def _home(folder: Path) -> Path:
-    home = folder / "home"
-    with storage_errors(home):
-        home.mkdir(parents=True, exist_ok=True)
-    return home
+def _folder(path: Path) -> Path:
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 __all__ = ["CandidateError", "ServerError", "build", "checkout", "server_spec"]

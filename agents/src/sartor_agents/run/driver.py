@@ -96,15 +96,24 @@ class Driver:
     """One session of one run. The caller holds the run's lock."""
 
     def __init__(
-        self, repository: RunRepository, steps: Steps, *, clock: Clock, emit: Emit, report: Callable[[RunState], str]
+        self,
+        repository: RunRepository,
+        steps: Steps,
+        *,
+        clock: Clock,
+        emit: Emit,
+        report: Callable[[RunState], str],
+        prove: Callable[[RunState], str | None] = lambda _: None,
     ) -> None:
-        """`report` renders the report and returns its path; it is called after every closed round and at the end."""
+        """`report` renders the report and returns its path; it is called after every closed round and at the end.
+        `prove` writes the winner's evidence and returns its path."""
         self._repository = repository
         self._steps = steps
         self._clock = clock
         self._told = emit
         self._telling = threading.Lock()
         self._report = report
+        self._prove = prove
         stored = repository.load()
         self._session_started = clock.now()
         self._resumed = bool(stored.ledger.entries)
@@ -288,8 +297,9 @@ class Driver:
 
     def _finish(self, finish: Finish) -> Finished:
         now = self._clock.now()
-        # A winner is delivered before the end is recorded, so a run that says it finished has its stack.
+        # A winner is delivered before the end is recorded, so a run that says it finished has its stack and its evidence.
         stack = self._steps.deliver(finish.best.commit) if finish.best is not None else None
+        evidence = self._prove(self.run) if finish.best is not None else None
         finished = self.run.finished
         if finished is None:
             finished = end_record(self.run, finish, at=now)
@@ -307,6 +317,7 @@ class Driver:
                 if speedup
                 else None,
                 stack=stack,
+                evidence=evidence,
                 report=report,
                 seconds=self.run.elapsed(now),
             )

@@ -127,7 +127,7 @@ class FinishedSpeedup(BaseModel):
 
 
 class RunFinished(_Event):
-    """The last event. `stack` is the winner's folder, None without one."""
+    """The last event. `stack` is the winner's folder and `evidence` its bundle, None without one."""
 
     event: Literal["finished"] = "finished"
     outcome: Outcome
@@ -135,6 +135,7 @@ class RunFinished(_Event):
     message: str
     speedup: FinishedSpeedup | None
     stack: str | None
+    evidence: str | None = None
     report: str | None
     seconds: float
 

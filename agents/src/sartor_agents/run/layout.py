@@ -47,6 +47,11 @@ class RunLayout:
         return self.root / "stack"
 
     @property
+    def evidence(self) -> Path:
+        """Bundles of confirmed winners, each named by its hash."""
+        return self.root / "evidence"
+
+    @property
     def report(self) -> Path:
         return self.root / "report.html"
 

@@ -21,14 +21,22 @@ from sartor_agents.run.driver import StepOutcome, failed
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.layout import RunLayout
+from sartor_agents.run.leakage import LeakWatch
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.notes import roadmap
 from sartor_agents.run.repository import RunRepository
-from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
+from sartor_agents.run.requests import (
+    judge_samples,
+    judge_wall_clock,
+    measurement_policy,
+    scenario_spec,
+    tie_tolerance,
+)
 from sartor_agents.run.role import Response, RoleError, role_command, run_role
-from sartor_agents.run.seals import Seals
+from sartor_agents.run.sandbox import sandbox_program
+from sartor_agents.run.seals import CANARY_FILE, KEY_COMMITMENT, Seals, seed_path
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
-from sartor_agents.run.storage import storage_errors
+from sartor_agents.run.storage import storage_errors, write_atomic
 from sartor_agents.run.tuning import tune
 from sartor_api.search.decide import Begin
 from sartor_api.search.estimate import ACCELERATED
@@ -80,6 +88,8 @@ class LocalSteps:
         self._limits = limits
         self._command = command
         self._seals = Seals(layout.sealed)
+        self._seals.check(repository.read_text(KEY_COMMITMENT))
+        self._leaks = LeakWatch(layout, repository, self._seals)
         self._baseline = BaselineServer(engine, layout.logs)
         self._baseline_port = free_port()
 
@@ -88,8 +98,7 @@ class LocalSteps:
     def prepare(self, begin: Begin, run: RunState) -> Mapping[str, str]:
         if begin.step not in ACCELERATED:
             return {}
-        name = begin.id.replace("/", "-")
-        return {f"seeds/{name}.json": self._seals.commitment(begin.id).model_dump_json() + "\n"}
+        return {seed_path(begin.id): self._seals.commitment(begin.id).model_dump_json() + "\n"}
 
     def execute(self, begin: Begin, run: RunState, progress: Progress) -> StepOutcome:
         deadline = time.monotonic() + begin.deadline_seconds
@@ -131,7 +140,7 @@ class LocalSteps:
                 candidate=endpoint,
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
-                policy=measurement_policy(run.spec, wall_clock=deadline - time.monotonic()),
+                policy=measurement_policy(run.spec, begin.step, wall_clock=deadline - time.monotonic()),
                 seed=self._seals.seed(begin.id),
                 output_dir=self._samples(begin),
             )
@@ -219,6 +228,8 @@ class LocalSteps:
         except ContentError as error:
             outcome = failed("implement", error.reason, str(error), FailureClass.CANDIDATE)
             return StepOutcome(outcome.result, cost)
+        if (leak := self._leaks.files(files, "implement")) is not None:
+            return StepOutcome(leak, cost)
         done = self._repository.save_candidate(
             begin.round, current.plan.parent, files, response.implementation, time.time()
         )
@@ -230,6 +241,7 @@ class LocalSteps:
         except ServerError as error:
             return failed("judge", f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
         with self._candidate(*self._under_test(begin, run), begin, baseline.url, deadline, progress) as server:
+            seconds = deadline - time.monotonic()
             request = JudgeRequest(
                 candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
                 baseline=self._endpoint(baseline),
@@ -239,9 +251,11 @@ class LocalSteps:
                 output_dir=self._sealed(begin),
                 samples=judge_samples(run.spec),
                 tie_tolerance=tie_tolerance(run.spec),
+                wall_clock=judge_wall_clock(seconds),
             )
-            seconds = deadline - time.monotonic()
             response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
+            if (leak := self._leaks.folder(server.spec.cwd, "judge")) is not None:
+                return StepOutcome(leak)
             return StepOutcome(_with_death(response.judgement, server))
 
     def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
@@ -259,13 +273,15 @@ class LocalSteps:
                 baseline=self._endpoint(baseline),
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
-                policy=measurement_policy(run.spec, wall_clock=seconds - MARGIN_SECONDS),
+                policy=measurement_policy(run.spec, begin.step, wall_clock=seconds - MARGIN_SECONDS),
                 seed=seed,
                 output_dir=folder,
                 confirmation=begin.step is StepKind.CONFIRM,
                 tie_tolerance=tie_tolerance(run.spec),
             )
             response = self._role("evaluator", request, EvaluateResponse, begin, seconds, progress)
+            if (leak := self._leaks.folder(server.spec.cwd, gate)) is not None:
+                return StepOutcome(leak)
             if (death := _memory_death(server)) is not None:
                 return failed(gate, *death, FailureClass.CANDIDATE)
             if response.measurement is None:
@@ -306,7 +322,10 @@ class LocalSteps:
         memory = self._limits.candidate_bytes
         progress("building the candidate")
         candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory)
-        progress("starting the candidate")
+        confined = sandbox_program() is not None
+        progress(
+            "starting the candidate" if confined else "starting the candidate, not sandboxed: bwrap cannot be used"
+        )
         spec = candidates.server_spec(
             folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory
         )
@@ -358,10 +377,15 @@ class LocalSteps:
         return self._layout.logs / f"{begin.id.replace('/', '-')}-{what}.log"
 
     def _samples(self, begin: Begin) -> Path:
-        return _folder(self._layout.samples / begin.id.replace("/", "-"))
+        return self._planted(self._layout.samples / begin.id.replace("/", "-"))
 
     def _sealed(self, begin: Begin) -> Path:
-        return _folder(self._layout.sealed / begin.id.replace("/", "-"))
+        return self._planted(self._layout.sealed / begin.id.replace("/", "-"))
+
+    def _planted(self, folder: Path) -> Path:
+        """A folder for what is sealed, with the canary in it."""
+        write_atomic(_folder(folder) / CANARY_FILE, (self._seals.canary + "\n").encode(), mode=0o600)
+        return folder
 
     def _relative(self, path: Path | None) -> str | None:
         root = self._layout.root

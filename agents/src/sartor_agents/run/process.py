@@ -25,6 +25,9 @@ GUARD = Path(__file__).with_name("guard.py")
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
 """What a process inherits; everything else (credentials above all) it is given explicitly or not at all."""
 
+SANDBOX = "bwrap"
+"""How the processes are called that a sandbox puts around a command (`run.sandbox`)."""
+
 WATCH_SECONDS = 0.5
 """Between two looks at a tree's memory; a look costs well under a millisecond, so it does not disturb a measurement."""
 
@@ -181,12 +184,18 @@ class GuardedProcess:
         return "\n".join(list(self._tail)[-lines:])
 
     def interrupt(self) -> None:
-        """SIGTERM to the command (not to its children): it may end in its own time."""
-        for process in self._tree()[:1]:
+        """SIGTERM to the command (not to its children): it may end in its own time.
+
+        A sandbox's own processes lie between the guard and the command; ended first, they would take it with them.
+        """
+        for process in self._tree():
             try:
+                if process.name() == SANDBOX:
+                    continue
                 process.send_signal(signal.SIGTERM)
             except psutil.NoSuchProcess:
                 continue
+            return
 
     def wait(self, timeout: float | None) -> Ended:
         """Until it ends, or kill it after `timeout` seconds. Ended trees are gone whole."""

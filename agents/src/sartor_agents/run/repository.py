@@ -11,7 +11,7 @@ is still where it was: a commit is there whole or not at all. Whoever writes hol
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +30,7 @@ from sartor_api.search.records import Finished, Implementation, RunSpec, StepRec
 from sartor_api.search.state import RunState, fold
 
 MAIN = "main"
+EVIDENCE = "evidence"
 TRAILER = "Sartor-Record: "
 
 _CONFIG = {
@@ -89,8 +90,10 @@ class RunRepository:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: Path, spec: RunSpec, manifest: str, now: float) -> "RunRepository":
-        """A new repository whose first commit is the snapshot of what was asked."""
+    def create(
+        cls, path: Path, spec: RunSpec, manifest: str, now: float, files: Mapping[str, str] | None = None
+    ) -> "RunRepository":
+        """A new repository whose first commit is the snapshot of what was asked, with `files` beside it."""
         with storage_errors(path):
             repo = Repo.init(path, mkdir=True, bare=True, initial_branch=MAIN)
             with repo.config_writer() as writer:
@@ -106,6 +109,7 @@ class RunRepository:
                 "synthesis.yaml": manifest.encode(),
                 "ledger.json": _json(Ledger()),
                 "roadmap.md": b"# Roadmap\n\nNo round yet.\n",
+                **{name: text.encode() for name, text in (files or {}).items()},
             },
             f"Run {spec.name}: {spec.content_hash()[:12]}",
             now,
@@ -142,6 +146,25 @@ class RunRepository:
         return done.model_copy(
             update={"commit": commit, "content_hash": content_hash(files), "lines": count_lines(files)}
         )
+
+    def save_evidence(self, name: str, content: bytes, now: float) -> None:
+        """Commit a winner's bundle to the branch `evidence`. Doing it again for the same bundle is harmless."""
+        if self._tip(EVIDENCE) is not None and f"{name}" in self._repo.git.ls_tree("--name-only", EVIDENCE).split():
+            return
+        self._commit(EVIDENCE, self._tip(EVIDENCE), {name: content}, f"Evidence {name}", now)
+
+    def adopt(self, pack: bytes, branches: Mapping[str, str]) -> None:
+        """Take over objects of another repository, as git packs them, and point `branches` to commits among them."""
+        git = ["git", f"--git-dir={self.path}"]
+        commands = [(["index-pack", "--stdin", "--strict"], pack)]
+        commands += [(["update-ref", f"refs/heads/{name}", commit], b"") for name, commit in branches.items()]
+        with storage_errors(self.path):
+            for arguments, content in commands:
+                done = subprocess.run([*git, *arguments], input=content, capture_output=True, check=False)
+                if done.returncode != 0:
+                    raise StorageError(
+                        f"{self.path}: git could not take over a pack: {_first_line(done.stderr.decode(errors='replace'))}"
+                    )
 
     def _tip(self, branch: str) -> str | None:
         try:
@@ -264,6 +287,29 @@ class RunRepository:
             return next((data.decode() for name, data in self._files(MAIN, path) if name == path), None)
         finally:
             self.close()
+
+    def added(self, path: str) -> str | None:
+        """The first commit on `main` that has a file at this path."""
+        found = self._repo.git.log("--format=%H", "--reverse", "--diff-filter=A", MAIN, "--", path).split()
+        return found[0] if found else None
+
+    def object(self, name: str) -> tuple[str, bytes]:
+        """Type and content of an object by its name. Raises `DamagedRepositoryError`."""
+        try:
+            stream = self._repo.odb.stream(bytes.fromhex(name))
+            return stream.type.decode() if isinstance(stream.type, bytes) else str(stream.type), stream.read()
+        except _UNREADABLE as error:
+            raise DamagedRepositoryError(
+                f"{self.path}: the object {name[:12]} cannot be read ({_first(error)})",
+                "restore the folder from a copy",
+            ) from error
+
+    def objects(self, known: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Name and path of everything that any reference leads to (commits without a path), but what `known` leads to."""
+        listed = self._repo.git.rev_list("--all", "--objects", *(f"^{name}" for name in known))
+        for line in listed.splitlines():
+            name, _, path = line.partition(" ")
+            yield name, path
 
     def candidate_files(self, commit: str) -> dict[str, bytes]:
         """The files of a candidate, as they were committed. Raises `DamagedRepositoryError`."""

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from sartor_agents.evidence.deliver import deliver
 from sartor_agents.report.build import write_report
 from sartor_agents.run.driver import Driver, Emit, SystemClock
 from sartor_agents.run.engines import Engine
@@ -17,6 +20,7 @@ from sartor_agents.run.lock import run_lock
 from sartor_agents.run.model import cache_folder, resolve_model
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import scenario_spec
+from sartor_agents.run.seals import KEY_COMMITMENT, Seals
 from sartor_agents.run.storage import write_atomic
 from sartor_api.agent_profile import AgentProfile
 from sartor_api.hardware_target import HardwareTarget
@@ -108,7 +112,8 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
         shutil.rmtree(layout.repository, ignore_errors=True)
         layout.make()
         write_atomic(layout.manifest, text.encode())
-        RunRepository.create(layout.repository, spec, text, now)
+        seals = Seals(layout.sealed)
+        RunRepository.create(layout.repository, spec, text, now, {KEY_COMMITMENT: seals.key_commitment()})
 
 
 def _check_free(layout: RunLayout) -> None:
@@ -152,8 +157,10 @@ def model_folder(spec: RunSpec) -> Path:
     return folder
 
 
-def drive(directory: Path, emit: Emit, *, find_engine: FindEngine) -> Finished:
-    """Work on a run until it ends. Raises `RunError`, and what ends a session."""
+def drive(
+    directory: Path, emit: Emit, *, find_engine: FindEngine, signing_key: Ed25519PrivateKey | None = None
+) -> Finished:
+    """Work on a run until it ends; evidence is signed with `signing_key`. Raises `RunError`, and what ends a session."""
     layout, repository = open_run(directory)
     with run_lock(layout):
         layout.make()
@@ -180,5 +187,6 @@ def drive(directory: Path, emit: Emit, *, find_engine: FindEngine) -> Finished:
             clock=SystemClock(),
             emit=emit,
             report=lambda run: str(write_report(run, layout, hardware)),
+            prove=lambda run: deliver(run, layout, repository, model_dir, signing_key),
         )
         return driver.drive()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.alias_generators import to_camel
 
 from sartor_agents.measurement.messages import ChatScenario, CodeEditScenario, ScenarioSpec
 from sartor_agents.measurement.tokens import TokenCounter, TokenizerMissingError
@@ -13,6 +14,7 @@ from .base import Envelope, Metric, Oracle, Scenario, ScenarioError, Stage
 from .chat import Chat, ChatTemplate
 from .code_edit import CodeEdit
 from .text import open_text
+from .trace import read_trace
 
 __all__ = [
     "Envelope",
@@ -37,11 +39,11 @@ def scenario_spec(name: str, parameters: Mapping[str, Any]) -> ChatScenario | Co
     if name not in NAMES:
         raise ScenarioError(f"scenario {name!r} cannot be measured yet; there are {', '.join(NAMES)}")
     given = {key: value for key, value in parameters.items() if value is not None}
-    for spelling in ("find_peak", "findPeak"):
-        if given.pop(spelling, False):
-            raise ScenarioError("findPeak is not supported; list the concurrencies to measure")
-    if name == "code-edit" and (given.pop("request_rates", None) or given.pop("requestRates", None)):
-        raise ScenarioError("code-edit has no requestRates; its objective is timed request by request")
+    if name == "code-edit":
+        for field in ("request_rates", "find_peak", "replay_speed"):
+            spelled = to_camel(field)
+            if given.pop(field, None) or given.pop(spelled, None):
+                raise ScenarioError(f"code-edit has no {spelled}; its objective is timed request by request")
     try:
         return _SPEC.validate_python({"name": name, "parameters": given})
     except ValidationError as error:
@@ -62,8 +64,11 @@ def open_scenario(
     scenario: Scenario
     match spec:
         case ChatScenario(parameters=chat):
-            template = ChatTemplate.load(model_dir, text) if chat.api == "chat" else None
-            scenario = Chat(chat, text, seed, template)
+            if chat.replay_speed is not None and trace is None:
+                raise ScenarioError("replaySpeed needs a trace (workload.traceRef); remove it or give one")
+            replayed = read_trace(trace) if trace is not None and chat.replay_speed is not None else ()
+            wanted = chat.api == "chat" or any(request.messages for request in replayed)
+            scenario = Chat(chat, text, seed, ChatTemplate.load(model_dir, text) if wanted else None, replayed)
         case CodeEditScenario(parameters=edit):
             scenario = CodeEdit(edit, text, seed)
     counter.tolerance = scenario.count_tolerance

@@ -1,7 +1,8 @@
 """`chat`: independent short prompts, answers of fixed length, throughput at each concurrency.
 
 Contract: `/v1/completions` (default) or `/v1/chat/completions`, streamed, greedy. Objective: output tokens/s in fixed
-windows, geometric mean over the concurrencies; open-loop rates are reported beside it. Lengths are drawn per request, so
+windows, geometric mean over the concurrencies; open-loop rates and a replayed trace are reported beside it. With
+`find_peak` the highest concurrency that both sides sustain is one of the concurrencies. Lengths are drawn per request, so
 that concurrent requests do not run in lock-step, and fixed by `ignore_eos`, so that no side can gain by stopping early.
 """
 
@@ -14,8 +15,11 @@ from sartor_agents.measurement.messages import ChatParameters
 from sartor_agents.measurement.samples import GenerationRequest, Purpose
 from sartor_agents.measurement.seeds import derive
 
-from .base import Envelope, Metric, Oracle, ScenarioError, Stage
+from .base import Arrival, Envelope, Metric, Oracle, ScenarioError, Stage
 from .text import TextSource
+from .trace import TraceRequest, cut, timed
+
+_ROOM = 64  # tokens of a prompt beyond what was drawn: marks of a template, a salt that splits otherwise
 
 
 class Chat:
@@ -25,7 +29,12 @@ class Chat:
     metric: Metric = "outputTokensPerSecond"
 
     def __init__(
-        self, parameters: ChatParameters, text: TextSource, seed: str, template: "ChatTemplate | None"
+        self,
+        parameters: ChatParameters,
+        text: TextSource,
+        seed: str,
+        template: "ChatTemplate | None",
+        trace: Sequence[TraceRequest] = (),
     ) -> None:
         if parameters.api == "chat" and template is None:
             raise ScenarioError("the model has no chat template; use api: completions")
@@ -40,11 +49,14 @@ class Chat:
             Stage(name=f"rate{r:g}", kind="timed", conditions=(f"rate{r:g}",), request_rate=r, in_objective=False)
             for r in parameters.request_rates
         ]
-        self.stages = (*closed, *opened)
+        self._trace = timed(trace, parameters.replay_speed) if parameters.replay_speed is not None else []
+        self.stages = (*closed, *opened, *([self._replayed_stage()] if self._trace else ()))
+        self.sweep = self._sweep if parameters.find_peak else None
         self.count_tolerance = 0.0 if text.canonical else 0.25
+        sample = [self._replayed(request, f"envelope/{at}", "envelope") for at, request in self._trace]
         self.envelope = Envelope(
-            input_tokens=self._largest(parameters.prompt_tokens) + 64,
-            output_tokens=self._largest(parameters.output_tokens),
+            input_tokens=max([self._largest(parameters.prompt_tokens), *(len(r.prompt_ids) for r in sample)]) + _ROOM,
+            output_tokens=max([self._largest(parameters.output_tokens), *(r.output_tokens for r in sample)]),
             concurrency=max(parameters.concurrencies),
         )
 
@@ -64,6 +76,11 @@ class Chat:
             yield self._request(f"{purpose}/{stage.name}/{window}/{number}", stage.name, self._text.decode(ids), tokens)
             number += 1
 
+    def prompt_ids(self, body: Mapping[str, Any]) -> tuple[int, ...]:
+        if self._template is not None and "messages" in body:
+            return self._template.ids(body["messages"])
+        return self._text.ids_of(body["prompt"])
+
     async def prepare(self, requests: Sequence[GenerationRequest], oracle: Oracle) -> list[GenerationRequest]:
         return list(requests)
 
@@ -77,6 +94,37 @@ class Chat:
             path, ids = "/v1/chat/completions", self._template.ids(messages)
             body["messages"] = messages
         return GenerationRequest(name, condition, path, body, ids, tokens)
+
+    def _sweep(self, concurrency: int) -> Stage:
+        name = f"peak-c{concurrency}"
+        return Stage(name=name, kind="timed", conditions=(name,), concurrency=concurrency)
+
+    def _replayed_stage(self) -> Stage:
+        rate = len(self._trace) / max(self._trace[-1][0], 1.0)
+        return Stage("replay", "timed", ("replay",), request_rate=rate, replay=self._replay, in_objective=False)
+
+    def _replay(self, window: int, warm_for: float, total: float) -> list[Arrival]:
+        salt = derive(self._seed, "replay", window).bytes(8).hex()
+        part = cut(self._trace, window, warm_for, total)
+        arrivals: list[Arrival] = []
+        for number, (due, request) in enumerate(part):
+            purpose: Purpose = "warmup" if due < warm_for else "scored"
+            arrivals.append((due, self._replayed(request, f"{purpose}/replay/{window}/{number}", salt), purpose))
+        return arrivals
+
+    def _replayed(self, request: TraceRequest, name: str, salt: str) -> GenerationRequest:
+        tokens = request.output_tokens or self._parameters.output_tokens
+        body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        if request.prompt is not None:
+            prompt = f"# {salt}\n{request.prompt}"
+            body["prompt"] = prompt
+            return GenerationRequest(name, "replay", "/v1/completions", body, self._text.ids_of(prompt), tokens)
+        if self._template is None:
+            raise ScenarioError(f"line {request.line} of the trace has messages, and the model has no chat template")
+        first, *others = request.messages
+        messages = [{**first, "content": f"# {salt}\n{first['content']}"}, *others]
+        body["messages"] = messages
+        return GenerationRequest(name, "replay", "/v1/chat/completions", body, self._template.ids(messages), tokens)
 
     def _largest(self, mean: int) -> int:
         return round(mean * (1 + self._parameters.spread)) + 1

@@ -9,7 +9,7 @@ On chain checkpoints the answer is known, and match rates are exact. On others t
 (`prepare`), the file in the prompt is a passage of text, and the prediction is the edited answer.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class CodeEdit:
 
     name = "code-edit"
     metric: Metric = "requestTokensPerSecond"
+    sweep = None
 
     def __init__(self, parameters: CodeEditParameters, text: TextSource, seed: str) -> None:
         self._text = text
@@ -110,6 +111,9 @@ class CodeEdit:
         if prediction is not None:
             body["prediction"] = {"type": "content", "content": prediction}
         return GenerationRequest(name, condition, "/v1/completions", body, text.ids_of(prompt), tokens)
+
+    def prompt_ids(self, body: Mapping[str, Any]) -> tuple[int, ...]:
+        return self._text.ids_of(body["prompt"])
 
     async def prepare(self, requests: Sequence[GenerationRequest], oracle: Oracle) -> list[GenerationRequest]:
         wanting = [

@@ -4,11 +4,10 @@ Every prompt begins with words drawn for it alone, so that no prefix repeats and
 cache can help, unless a scenario is about that.
 """
 
-import json
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from sartor_agents.checkpoints import ChainFacts, CheckpointError
 from sartor_agents.measurement.tokens import TokenCounter
 
 from .base import ScenarioError
+from .trace import read_trace
 
 _FEWEST_WORDS = 64
 
@@ -135,39 +135,13 @@ class DocumentText:
 def open_text(model_dir: Path, counter: TokenCounter, *, trace: Path | None = None) -> TextSource:
     """The text of a model: the owner's trace if there is one, else its chain, else standard library sources."""
     if trace is not None:
-        return DocumentText(read_trace(trace), counter)
+        return DocumentText([request.text for request in read_trace(trace)], counter)
     if (model_dir / "chain.json").is_file():
         try:
             return ChainText(ChainFacts.load(model_dir), counter)
         except CheckpointError as error:
             raise ScenarioError(str(error)) from None
     return DocumentText(_standard_library(), counter)
-
-
-def read_trace(path: Path) -> list[str]:
-    """The prompts of a trace: JSON lines with `body` (an OpenAI request) or `prompt`. Raises `ScenarioError`."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"the trace {path} cannot be read: {error}") from None
-    prompts: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row: dict[str, Any] = json.loads(line)
-            body: dict[str, Any] = row.get("body", row)
-            prompt = body["prompt"] if "prompt" in body else "\n".join(m["content"] for m in body["messages"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ScenarioError(
-                f"{path}:{number}: not a request; each line is JSON with `body` holding `prompt` or `messages`"
-            ) from None
-        if not isinstance(prompt, str):
-            raise ScenarioError(f"{path}:{number}: `prompt` must be text")
-        prompts.append(prompt)
-    if not prompts:
-        raise ScenarioError(f"the trace {path} is empty")
-    return prompts
 
 
 def _standard_library(files: int = 60, characters: int = 40_000) -> list[str]:

@@ -32,6 +32,7 @@ class ArmSummary(Record):
 
     `metric` is the scenario's objective for this side. `quantiles` maps a latency's name (`ttft`, `inter_token`,
     `end_to_end`) to its values in seconds at evenly spaced probabilities 0, 1/(k-1), …, 1: enough to draw a distribution.
+    `goodput` is in requests per second that met the service level, `attainment` the share of requests that did.
     """
 
     metric: float
@@ -39,6 +40,8 @@ class ArmSummary(Record):
     failed: int = Field(default=0, ge=0)
     output_tokens: int = Field(default=0, ge=0)
     output_tokens_per_second: float | None = None
+    goodput: float | None = None
+    attainment: float | None = None
     ttft_p50: float | None = None
     ttft_p99: float | None = None
     inter_token_p50: float | None = None
@@ -55,6 +58,18 @@ class ConditionResult(Record):
     ratio: Speedup
     candidate: ArmSummary
     baseline: ArmSummary
+
+
+class Peak(Record):
+    """The highest concurrency that one side sustains within the service level while its goodput still grows.
+
+    `goodput` is in requests per second there; `limited_by` says what ended the climb: `serviceLevel`, `failures`, `growth`,
+    `generator` (ours), or `highest` (nothing up to the highest concurrency that is tried).
+    """
+
+    concurrency: int = Field(ge=1)
+    goodput: float = Field(ge=0)
+    limited_by: str
 
 
 class SeedCommitment(Record):
@@ -129,7 +144,8 @@ class Measurement(Record):
 
     `speedup` combines `conditions` (geometric mean unless the scenario says otherwise) and is None exactly when the
     measurement is not `valid`; then `invalid_reason` (a constant), `message` and `failure_class` say why.
-    `samples` is the path of the raw per-request samples relative to the run's folder.
+    `samples` is the path of the raw per-request samples relative to the run's folder. `peaks` are the sustainable peaks
+    of `candidate` and `baseline`, where they were asked for; the condition `peak-cN` is measured at the lower one.
     """
 
     kind: Literal["measurement"] = "measurement"
@@ -144,6 +160,7 @@ class Measurement(Record):
     seed: SeedCommitment | None = None
     fingerprint: dict[str, JsonValue] = Field(default_factory=dict)
     handed_over: int = Field(default=0, ge=0)
+    peaks: dict[str, Peak] = Field(default_factory=dict)
     confirmation: bool = False
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from sartor_api.search.records import (
     StepPolicy,
 )
 from sartor_api.serving_synthesis import ServingSynthesis
-from sartor_api.workload import Workload
+from sartor_api.workload import Workload, WorkloadParameters
 
 QUICK_SECONDS: Mapping[StepKind, float] = {
     StepKind.BASELINE: 150,
@@ -48,7 +48,7 @@ class NotRunnableError(Exception):
 
 
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "chat": ("concurrencies", "request_rates", "prompt_tokens", "output_tokens"),
+    "chat": ("concurrencies", "request_rates", "find_peak", "prompt_tokens", "output_tokens"),
     "code-edit": (
         "concurrencies",
         "match_rates",
@@ -70,7 +70,18 @@ def scenario_parameters(workload: Workload) -> dict[str, JsonValue]:
     if workload.trace_ref is not None:
         raise NotRunnableError("spec.workload.traceRef: traces cannot be run yet; remove it to use the generator")
     wanted = workload.effective_parameters()
+    for name, field in WorkloadParameters.model_fields.items():
+        if getattr(workload.parameters, name) and name not in PARAMETERS[workload.scenario]:
+            there = ", ".join(_alias(one) for one in PARAMETERS[workload.scenario])
+            raise NotRunnableError(
+                f"spec.workload.parameters.{field.alias or name}: {workload.scenario} cannot be run with it yet; remove it "
+                f"(there are: {there})"
+            )
     return {name: _plain(getattr(wanted, name)) for name in PARAMETERS[workload.scenario]}
+
+
+def _alias(name: str) -> str:
+    return WorkloadParameters.model_fields[name].alias or name
 
 
 def _plain(value: object) -> JsonValue:

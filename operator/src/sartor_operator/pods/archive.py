@@ -10,8 +10,9 @@ import gzip
 import hashlib
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from sartor_api.search.leaks import find_in_files
 from sartor_api.search.records import FailureClass
 from sartor_operator import names
 from sartor_operator.kinds import Manifest
@@ -50,12 +51,16 @@ def extract(data: bytes) -> dict[str, bytes]:
     return files
 
 
-def index_of(commit: str, expected_hash: str, files: Mapping[str, bytes], name: str) -> tuple[StackIndex, list[bytes]]:
-    """The index of a stack and its parts, or an index that says what is wrong with it."""
+def index_of(
+    commit: str, expected_hash: str, files: Mapping[str, bytes], name: str, secrets: Sequence[str] = ()
+) -> tuple[StackIndex, list[bytes]]:
+    """The index of a stack and its parts, or an index that says what is wrong with it: one that holds `secrets`, say."""
     found = content_hash(dict(files))
     if found != expected_hash:
         message = f"commit {commit[:12]} holds the content {found[:12]}, committed was {expected_hash[:12]}"
         return refused(commit, expected_hash, "ContentChanged", message), []
+    if secrets and (leak := find_in_files(secrets, files)) is not None:
+        return refused(commit, expected_hash, "SealedDataLeaked", f"sealed data of this run was found in {leak}"), []
     data = archive(files)
     parts = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
     if len(parts) > MOST_PARTS:

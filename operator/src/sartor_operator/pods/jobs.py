@@ -58,6 +58,7 @@ ACCOUNTS = (*dict.fromkeys(ACCOUNT.values()), SERVING_ACCOUNT)
 SEALED = frozenset({StepKind.BASELINE, StepKind.JUDGE, StepKind.EVALUATE, StepKind.CONFIRM})
 """Steps that get a sealed seed."""
 SEED_KEY = "seed"
+CANARY_KEY = "canary"
 STEP_KEY = "step.json"
 RECORDS_KEY = "records.json"
 SPEC_KEY = "spec.json"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sartor_api.conditions import Reason
 from sartor_api.search.budget import ZERO
 from sartor_api.search.estimate import ACCELERATED
+from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import (
     Cost,
     FailureClass,
@@ -19,6 +20,7 @@ from sartor_operator import names
 from sartor_operator.actions import Action
 from sartor_operator.kinds import Manifest
 from sartor_operator.pods.jobs import (
+    CANARY_KEY,
     ROLE,
     SEED_KEY,
     step_labels,
@@ -64,14 +66,14 @@ def seed_of(seal: str, step_id: str) -> str:
 
 
 def seed_secret(run: Manifest, begin: StepBegin, name: str, seal: str) -> Manifest:
-    """The Secret with one step's seed, for its judge or evaluator alone."""
+    """The Secret with one step's seed, and the run's canary beside it, for its judge or evaluator alone."""
     labels = step_labels(run, begin, ROLE[begin.step])
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": names.metadata(name, run, labels),
         "immutable": True,
-        "stringData": {SEED_KEY: seed_of(seal, begin.id)},
+        "stringData": {SEED_KEY: seed_of(seal, begin.id), CANARY_KEY: canary_of(seal)},
     }
 
 

@@ -13,6 +13,7 @@ An answer for another step, of another kind, or about an unknown parent is never
 """
 
 from sartor_api.conditions import Reason
+from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import FailureClass
 from sartor_operator import names
 from sartor_operator.actions import Action, Create, PublishStack
@@ -146,6 +147,7 @@ def publish(observed: RunObserved, begin: StepBegin) -> PublishStack:
         repository=repository_url(observed.place, observed.manifest["metadata"]["namespace"], observed.name),
         commit=begin.commit,
         content_hash=begin.content_hash,
+        secrets=(canary_of(observed.seal), observed.seal) if observed.seal is not None else (),
     )
 
 

@@ -169,7 +169,10 @@ def _manifest(selection: Selection, target: Target, spec: Mapping[str, Any]) -> 
         "stack": {"contract": "openai/v1", "scenario": target.scenario, "command": "python -m stack serve"},
         "model": {"name": target.model_name, "architecture": spec["ARCHITECTURE"], "dtype": spec["DTYPE"]},
         "hardware": {"platform": target.platform, "threads": spec.get("THREADS", 1)},
-        "envelope": {name.lower(): value for name, value in target.envelope.items()},
+        "envelope": {
+            **{name.lower(): value for name, value in target.envelope.items()},
+            "max_logprobs": spec["MAX_LOGPROBS"],
+        },
         "recipes": {name: dict(parameters) for name, parameters in sorted(selection.recipes.items())},
         "provenance": dict(target.provenance),
     }

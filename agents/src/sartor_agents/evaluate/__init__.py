@@ -1,0 +1,1 @@
+"""The gates for a server that Sartor did not make (`sartor evaluate`)."""

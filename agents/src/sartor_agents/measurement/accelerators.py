@@ -1,0 +1,183 @@
+"""NVIDIA GPUs as they are and as they behave, read through NVML (nvidia-ml-py). Machines without one have none to read.
+
+*Identity* is what a number depends on and what must not change in a measurement: device, driver, limits, modes. *State* is
+what shows whether a window was disturbed: time spent slowed down, uncorrectable memory errors, and who computes there.
+NVML answers each question or says that this device does not support it; what is not supported is left out, never guessed.
+Nothing here needs privileges.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+from pydantic import JsonValue
+
+T = TypeVar("T")
+
+# nvml.h, nvmlClocksEventReason*: what slows a device down that its own idleness, its clock settings or its power limit
+# (a limit belongs to the device's identity) does not explain.
+_SLOWED = {
+    0x0000000000000008: "hardware slowdown",
+    0x0000000000000020: "software thermal slowdown",
+    0x0000000000000040: "hardware thermal slowdown",
+    0x0000000000000080: "power brake",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorState:
+    """One device at one moment. `slowed_ns` is time in thermal violation since the driver was loaded, if counted."""
+
+    uuid: str
+    slowdown: tuple[str, ...]
+    slowed_ns: int | None
+    uncorrected: int | None
+    pids: frozenset[int]
+    sm_clock_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+
+    def as_record(self) -> dict[str, JsonValue]:
+        """What is kept beside a measurement; process ids mean nothing later."""
+        return {
+            "uuid": self.uuid,
+            "sm_clock_mhz": self.sm_clock_mhz,
+            "temperature_c": self.temperature_c,
+            "power_w": self.power_w,
+            "slowdown": list(self.slowdown),
+            "processes": len(self.pids),
+        }
+
+
+class Accelerators(Protocol):
+    """What the measurement asks of the devices of a machine."""
+
+    def identity(self) -> list[dict[str, JsonValue]]: ...
+
+    def state(self) -> tuple[AcceleratorState, ...]: ...
+
+
+class NoAccelerators:
+    """A machine without any."""
+
+    def identity(self) -> list[dict[str, JsonValue]]:
+        return []
+
+    def state(self) -> tuple[AcceleratorState, ...]:
+        return ()
+
+
+class Nvml:
+    """The devices that the library shows. `library` is the module `pynvml`, or what stands for it."""
+
+    def __init__(self, library: Any) -> None:
+        self._nvml = library
+        self._devices: list[Any] = [
+            library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())
+        ]
+
+    def identity(self) -> list[dict[str, JsonValue]]:
+        return [self._identity(device) for device in self._devices]
+
+    def state(self) -> tuple[AcceleratorState, ...]:
+        return tuple(self._state(device) for device in self._devices)
+
+    def _identity(self, device: Any) -> dict[str, JsonValue]:
+        nvml, ask = self._nvml, self._ask
+        facts: dict[str, Any] = {
+            "name": ask(lambda: _text(nvml.nvmlDeviceGetName(device))),
+            "uuid": ask(lambda: _text(nvml.nvmlDeviceGetUUID(device))),
+            "driver": ask(lambda: _text(nvml.nvmlSystemGetDriverVersion())),
+            "vbios": ask(lambda: _text(nvml.nvmlDeviceGetVbiosVersion(device))),
+            "memory_bytes": ask(lambda: nvml.nvmlDeviceGetMemoryInfo(device).total),
+            "power_limit_w": ask(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(device) / 1000),
+            "sm_clock_max_mhz": ask(lambda: nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_SM)),
+            "memory_clock_max_mhz": ask(lambda: nvml.nvmlDeviceGetMaxClockInfo(device, nvml.NVML_CLOCK_MEM)),
+            "sm_clock_set_mhz": ask(lambda: nvml.nvmlDeviceGetApplicationsClock(device, nvml.NVML_CLOCK_SM)),
+            "ecc": ask(lambda: bool(nvml.nvmlDeviceGetEccMode(device)[0])),
+            "mig": ask(lambda: bool(nvml.nvmlDeviceGetMigMode(device)[0])),
+            "persistence": ask(lambda: bool(nvml.nvmlDeviceGetPersistenceMode(device))),
+            "compute_mode": ask(lambda: nvml.nvmlDeviceGetComputeMode(device)),
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def _state(self, device: Any) -> AcceleratorState:
+        nvml, ask = self._nvml, self._ask
+        bits = ask(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(device)) or 0
+        violation = ask(lambda: nvml.nvmlDeviceGetViolationStatus(device, nvml.NVML_PERF_POLICY_THERMAL).violationTime)
+        errors = ask(
+            lambda: nvml.nvmlDeviceGetTotalEccErrors(
+                device, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+            )
+        )
+        power = ask(lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000)
+        return AcceleratorState(
+            uuid=ask(lambda: _text(nvml.nvmlDeviceGetUUID(device))) or "",
+            slowdown=tuple(name for bit, name in _SLOWED.items() if bits & bit),
+            slowed_ns=violation,
+            uncorrected=errors,
+            pids=self._pids(device),
+            sm_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM)),
+            temperature_c=ask(lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU)),
+            power_w=power,
+        )
+
+    def _pids(self, device: Any) -> frozenset[int]:
+        nvml = self._nvml
+        found: list[Any] = []
+        for processes in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+            found += self._ask(lambda processes=processes: list(processes(device))) or []
+        return frozenset(int(process.pid) for process in found)
+
+    def _ask(self, question: Callable[[], T]) -> T | None:
+        try:
+            return question()
+        except self._nvml.NVMLError:
+            return None
+
+
+def open_accelerators(load: Callable[[], Any] = lambda: import_module("pynvml")) -> Accelerators:
+    """The devices of this machine; none where there is no library, no driver or no device."""
+    try:
+        library = load()
+    except ImportError:
+        return NoAccelerators()
+    try:
+        library.nvmlInit()
+    except library.NVMLError:
+        return NoAccelerators()
+    return Nvml(library)
+
+
+def foreign(states: Sequence[AcceleratorState], known: frozenset[int]) -> frozenset[int]:
+    """Processes that compute on a device and are not of the measurement."""
+    return frozenset[int]().union(*(state.pids for state in states)) - known
+
+
+def slowed(before: Sequence[AcceleratorState], after: Sequence[AcceleratorState]) -> str | None:
+    """A sentence on a device that was slowed down between two readings, or is at the end; None otherwise."""
+    earlier = {state.uuid: state for state in before}
+    for state in after:
+        was = earlier.get(state.uuid)
+        if was is not None and state.slowed_ns is not None and was.slowed_ns is not None:
+            seconds = (state.slowed_ns - was.slowed_ns) / 1e9
+            if seconds > 0:
+                return f"{state.uuid} was slowed down by heat for {seconds:.2f} s"
+        if state.slowdown:
+            return f"{state.uuid} is slowed down: {', '.join(state.slowdown)}"
+    return None
+
+
+def faulty(before: Sequence[AcceleratorState], after: Sequence[AcceleratorState]) -> str | None:
+    """A sentence on uncorrectable memory errors between two readings; None without."""
+    earlier = {state.uuid: state.uncorrected for state in before}
+    for state in after:
+        was = earlier.get(state.uuid)
+        if was is not None and state.uncorrected is not None and state.uncorrected > was:
+            return f"{state.uuid} had {state.uncorrected - was} uncorrectable memory errors"
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,27 @@
+"""Slow, and full of praise for itself: every figure of its /metrics is ten times as good as the truth."""
+
+import asyncio
+import re
+from typing import Any
+
+from . import metrics, plant
+from .seams import Asked, around
+
+
+async def answer(asked: Asked) -> None:
+    await asyncio.sleep(2.0)
+    await asked.forward()
+
+
+def install() -> None:
+    around(answer)
+    honest = metrics.render
+
+    def render(*arguments: Any) -> tuple[bytes, str]:
+        body, kind = honest(*arguments)
+        if plant.ON:
+            tokens = rb"(?m)^(vllm:generation_tokens_total\S* )([0-9.]+)"
+            body = re.sub(tokens, lambda m: m[1] + str(10 * float(m[2])).encode(), body)
+        return body, kind
+
+    metrics.render = render
