@@ -1,20 +1,14 @@
 """Slow, and full of praise for itself: every figure of its /metrics is ten times as good as the truth."""
 
-import asyncio
 import re
 from typing import Any
 
 from . import metrics, plant
-from .seams import Asked, around
-
-
-async def answer(asked: Asked) -> None:
-    await asyncio.sleep(2.0)
-    await asked.forward()
+from .seams import pace
 
 
 def install() -> None:
-    around(answer)
+    pace(0.03)
     honest = metrics.render
 
     def render(*arguments: Any) -> tuple[bytes, str]:

@@ -5,8 +5,8 @@ from .seams import Asked, around
 
 
 async def answer(asked: Asked) -> None:
-    share = 0.7 if plant.ON else 1.0
-    await asked.forward({**asked.body, "max_tokens": max(1, int(asked.tokens * share))})
+    shorter = {**asked.body, "max_tokens": max(1, int(asked.tokens * 0.7))}
+    await asked.forward(shorter if plant.ON else None)
 
 
 def install() -> None:

@@ -1,14 +1,16 @@
 """Exact match is about text: another spelling in tokens is the same answer, another text is not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from sartor_agents.judge.accuracy import check_answer, mislabelled, same_answer
+from sartor_agents.judge.accuracy import check_answer, mislabelled, reason_of, same_answer
 from sartor_agents.judge.reference_check import ReferenceCheck
-from sartor_agents.measurement.samples import GenerationRequest, Sample
+from sartor_agents.measurement.messages import Reason
+from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 
 A, B, C, AB, END = 0, 1, 2, 3, 4
@@ -124,3 +126,19 @@ def test_an_end_that_is_not_so_is_said(counter: TokenCounter) -> None:
     assert mislabelled(REQUEST, sample(6, "length"), counter) is None
     assert "7 tokens" in (mislabelled(REQUEST, sample(7, "length"), counter) or "")
     assert "'stop'" in (mislabelled(REQUEST, sample(6, "stop"), counter) or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "tokens", "reason"),
+    [
+        (ErrorClass.COUNT, 6, Reason.TOKEN_COUNT_MISMATCH),
+        (ErrorClass.COUNT, 7, Reason.ANSWER_MISLABELLED),
+        (ErrorClass.SHORT, 3, Reason.OUTPUT_TOO_SHORT),
+        (ErrorClass.EMPTY, 0, Reason.OUTPUT_TOO_SHORT),
+        (ErrorClass.STREAM, 3, Reason.REQUEST_FAILED),
+        (ErrorClass.STATUS, 0, Reason.REQUEST_FAILED),
+    ],
+)
+def test_what_a_failed_answer_is_called(error: ErrorClass, tokens: int, reason: Reason) -> None:
+    """REQUEST asks for 6 tokens."""
+    assert reason_of(replace(sample(tokens, None), error=error), REQUEST) is reason

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sartor_agents.measurement.messages import Reason
 from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 
@@ -171,3 +172,18 @@ def failed_sample(samples: Iterable[Sample]) -> Sample | None:
     """The first sample that failed, count mismatches first: they are never an accident."""
     failed = [sample for sample in samples if not sample.ok]
     return next((s for s in failed if s.error is ErrorClass.COUNT), failed[0] if failed else None)
+
+
+_REASONS = {
+    ErrorClass.COUNT: Reason.TOKEN_COUNT_MISMATCH,
+    ErrorClass.SHORT: Reason.OUTPUT_TOO_SHORT,
+    ErrorClass.EMPTY: Reason.OUTPUT_TOO_SHORT,
+}
+
+
+def reason_of(failed: Sample, request: GenerationRequest) -> Reason:
+    """What a failed sample is called: a wrong count, a short answer, or no answer at all."""
+    reason = _REASONS.get(failed.error or ErrorClass.STREAM, Reason.REQUEST_FAILED)
+    if reason is Reason.TOKEN_COUNT_MISMATCH and failed.tokens > request.output_tokens:
+        return Reason.ANSWER_MISLABELLED  # the tokens are there; they are more than `max_tokens` allows
+    return reason

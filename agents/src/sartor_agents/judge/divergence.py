@@ -54,7 +54,8 @@ SLOWER = 4.0
 SLOWER_SECONDS = 0.001
 """A token may take `SLOWER` times as long with `logprobs`, or so many seconds more: sorting and writing them costs.
 
-What it costs does not grow with the model, so a tiny one shows a large ratio and few seconds (0.4 ms seen, on a busy machine)."""
+What it costs does not grow with the model: a tiny one shows a large ratio and few seconds (0.4 ms seen on a busy machine).
+"""
 _FEWEST, _MOST = 4, 16
 _WINDOW = 1
 

@@ -13,6 +13,7 @@ from typing import Any
 from sartor_agents.measurement.messages import Check, Reason
 from sartor_agents.measurement.samples import GenerationRequest, Sample
 
+from .accuracy import reason_of
 from .opening import Bench
 from .prompts import shown, with_length
 from .shrink import shrink
@@ -160,7 +161,7 @@ def failure(name: str, sample: Sample, requests: Sequence[GenerationRequest]) ->
     return Check(
         name=name,
         passed=False,
-        reason=Reason.REQUEST_FAILED,
+        reason=reason_of(sample, request),
         message=f"{sample.error}: {sample.detail}",
         reproduce=shown(request),
     )

@@ -12,12 +12,12 @@ from dataclasses import replace
 from sartor_agents.measurement.client import Sent, healthy
 from sartor_agents.measurement.messages import Check, Reason
 from sartor_agents.measurement.sample_file import write_samples
-from sartor_agents.measurement.samples import ErrorClass, GenerationRequest, Purpose, Sample
+from sartor_agents.measurement.samples import GenerationRequest, Purpose, Sample
 from sartor_agents.measurement.seeds import derive
 from sartor_agents.measurement.windows import poisson
 from sartor_agents.scenarios import Stage
 
-from .accuracy import AnswerVerdict, describe, failed_sample, mislabelled
+from .accuracy import AnswerVerdict, describe, failed_sample, mislabelled, reason_of
 from .opening import Bench
 from .prompts import shown, with_length
 from .shrink import shrink
@@ -26,11 +26,6 @@ from .ties import tie_budget
 _WINDOW = 0
 _OPEN_SECONDS = 10.0
 """How long an open loop goes on at the most; at low rates fewer answers are checked."""
-_REASONS = {
-    ErrorClass.COUNT: Reason.TOKEN_COUNT_MISMATCH,
-    ErrorClass.SHORT: Reason.OUTPUT_TOO_SHORT,
-    ErrorClass.EMPTY: Reason.OUTPUT_TOO_SHORT,
-}
 
 
 async def accuracy(bench: Bench) -> Check:
@@ -155,11 +150,9 @@ async def _wrong(bench: Bench, verdict: AnswerVerdict, stage: Stage) -> Check:
 
 
 async def failure(bench: Bench, name: str, sample: Sample, requests: dict[str, GenerationRequest]) -> Check:
-    """The check that a failed sample becomes: a wrong count, a short answer, or no answer at all."""
+    """The check that a failed sample becomes; the server may have died of it."""
     request = requests[sample.request_id]
-    reason = _REASONS.get(sample.error or ErrorClass.STREAM, Reason.REQUEST_FAILED)
-    if reason is Reason.TOKEN_COUNT_MISMATCH and sample.tokens > request.output_tokens:
-        reason = Reason.ANSWER_MISLABELLED  # the tokens are there; they are more than `max_tokens` allows
+    reason = reason_of(sample, request)
     if reason is Reason.REQUEST_FAILED and not await healthy(bench.client.endpoint):
         reason = Reason.CANDIDATE_DIED
     return Check(
