@@ -13,6 +13,7 @@ from sartor_agents.measurement.messages import (
     EvaluateResponse,
     JudgeRequest,
     JudgeResponse,
+    Reason,
 )
 from sartor_agents.roles.messages import ImplementRequest, ImplementResponse, PlanRequest, PlanResponse
 from sartor_agents.run import candidates
@@ -256,7 +257,7 @@ class LocalSteps:
             response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
             if (leak := self._leaks.folder(server.spec.cwd, "judge")) is not None:
                 return StepOutcome(leak)
-            return StepOutcome(_with_death(response.judgement, server))
+            return StepOutcome(with_death(response.judgement, server))
 
     def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         gate = begin.step.value
@@ -408,7 +409,14 @@ def _memory_death(server: RunningServer) -> tuple[str, str] | None:
     return death if death is not None and death[0] == "MemoryExceeded" else None
 
 
-def _with_death(judgement: Judgement, server: RunningServer) -> Judgement | Verdict:
+_SAYS_NO_MORE = frozenset(
+    reason.value for reason in (Reason.REQUEST_FAILED, Reason.CANDIDATE_DIED, Reason.CHECK_TIMED_OUT)
+)
+"""What the judge calls it when there is no answer: that the process ended tells more."""
+
+
+def with_death(judgement: Judgement, server: RunningServer) -> Judgement:
+    """The judgement with the candidate's end, before what followed from it and after what tells how it came about."""
     death = server.death()
     if death is None:
         return judgement
@@ -421,4 +429,5 @@ def _with_death(judgement: Judgement, server: RunningServer) -> Judgement | Verd
         failure_class=FailureClass.CANDIDATE,
     )
     others = [v for v in judgement.verdicts if v.passed or v.failure_class is FailureClass.CANDIDATE]
-    return Judgement(verdicts=(verdict, *others))
+    tell = [v for v in others if reason == "Died" and not v.passed and v.reason not in _SAYS_NO_MORE]
+    return Judgement(verdicts=(*tell, verdict, *(v for v in others if v not in tell)))
