@@ -63,11 +63,17 @@ def test_logits_are_those_of_transformers(case: Case, native: DecoderMaker, mode
     ],
     ids=["tiles", "dot"],
 )
-@pytest.mark.usefixtures("llama")
-def test_emulations_round_as_the_processor_does(
-    native: DecoderMaker, plain: tuple[str, ...], emulated: tuple[str, ...]
+def test_the_processor_gives_the_bits_of_its_emulation(
+    monkeypatch: pytest.MonkeyPatch,
+    native: DecoderMaker,
+    model_of: ModelMaker,
+    plain: tuple[str, ...],
+    emulated: tuple[str, ...],
 ) -> None:
-    ours, theirs = (native(replace(CASES[0], flags=("-march=native", *flags))) for flags in (plain, emulated))
+    """What was tested by emulation elsewhere is then what runs here, and the other way round."""
+    shape = next(case for case in CASES if case.name == "qwen3-emulated-dot")
+    specialise(monkeypatch, model_of(shape))
+    ours, theirs = (native(replace(shape, flags=("-march=native", *flags))) for flags in (plain, emulated))
     if f"{ours.arithmetic.split(',')[0]} (emulated)" != theirs.arithmetic.split(",")[0]:
         pytest.skip(f"this processor computes otherwise: {ours.arithmetic}")
     for count in (1, 2, 3, 17, 33, LENGTH):
@@ -90,28 +96,6 @@ def run(case: Case, native: DecoderMaker) -> Run:
     tokens = prompts()
     alone = [one_by_one(decoders[0], index, part) for index, part in enumerate(tokens)]
     return Run(decoders, tokens, alone)
-
-
-DOT_BF16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else False
-
-
-@pytest.mark.skipif(not DOT_BF16, reason="needs a processor with AVX-512 BF16")
-def test_the_processors_dot_product_gives_the_bits_of_its_emulation(
-    monkeypatch: pytest.MonkeyPatch, native: DecoderMaker, model_of: ModelMaker
-) -> None:
-    """What was tested by emulation elsewhere is then what runs here, and the other way round."""
-    emulated = next(case for case in CASES if case.name == "qwen3-emulated-dot")
-    specialise(monkeypatch, model_of(emulated))
-    decoders = [native(emulated), native(replace(emulated, flags=("-march=native",)))]
-    assert [decoder.arithmetic.split(",")[0] for decoder in decoders] == [
-        "bfloat16 dot products (emulated)",
-        "bfloat16 dot products",
-    ]
-    steps = [[Segment(pages_of(0), 0, prompts()[0], LENGTH, True)], [Segment(pages_of(0), LENGTH, [7], 1, True)]]
-    for step in steps:  # many rows, and one
-        expected, found = (decoder.forward(step)[1] for decoder in decoders)
-        assert expected is not None and found is not None
-        np.testing.assert_array_equal(found, expected)
 
 
 class Piece(NamedTuple):

@@ -20,6 +20,7 @@ _SPARE_FILES = 128
 """File descriptors that are left to everything else in this process."""
 _CONNECT_SECONDS = 60.0
 _PIPELINE_SECONDS = 60.0
+_SLOW_TRIES = 3
 
 
 async def idle_connections(bench: Bench, request: GenerationRequest) -> Check:
@@ -79,8 +80,21 @@ async def half_requests(bench: Bench, request: GenerationRequest) -> Check:
 
 
 async def slow_reader(bench: Bench, request: GenerationRequest) -> Check:
-    """A client that does not read holds up nobody else, and gets its whole answer when it reads on."""
-    name, limit = "slow-reader", bench.request.request_timeout
+    """A client that does not read holds up nobody else, and gets its whole answer when it reads on.
+
+    A few tries: once a client's buffers are full, when the system lets the sender go on is not the server's doing (the
+    window's update may be lost and probes for it come ever more rarely: RFC 9293, 3.8.6.1).
+    """
+    check = await _read_slowly(bench, request)
+    for _ in range(_SLOW_TRIES - 1):
+        if check.passed:
+            break
+        check = await _read_slowly(bench, request)
+    return check
+
+
+async def _read_slowly(bench: Bench, request: GenerationRequest) -> Check:
+    name, limit = "slow-reader", bench.request.request_timeout / _SLOW_TRIES
     try:
         connection = await bench.client.connect()
     except (OSError, TimeoutError) as error:
