@@ -22,7 +22,10 @@ def busy(seconds: float) -> None:
         pass
 
 
+@pytest.mark.alone
 def test_a_blocked_loop_shows_as_lag_and_as_share() -> None:
+    """Alone, as it is a share of time: what else runs would lower it."""
+
     async def run(block: float) -> GeneratorLoad:
         watch = LoopWatch()
         watch.start()
@@ -64,6 +67,7 @@ def test_requests_that_we_could_not_send_are_our_fault() -> None:
     assert disturbed(window(error=ErrorClass.GENERATOR), window(), POLICY)[0] is Reason.GENERATOR_SATURATED
 
 
+@pytest.mark.alone
 def test_at_its_ceiling_the_generator_would_be_refused() -> None:
     """The rule by CPU share and the ceiling by rate are one: against a server that costs nothing, windows are void."""
     result = measure(concurrency=16, seconds=0.5, chunks=128)
