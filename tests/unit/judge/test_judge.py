@@ -272,9 +272,9 @@ def test_a_chat_is_judged_like_a_completion(chain_model: Path, tmp_path: Path) -
 
 def test_a_server_that_hangs_ends_the_judging_in_one_requests_time(chain_model: Path, tmp_path: Path) -> None:
     begun = time.monotonic()
-    response = run_judge(chain_model, tmp_path, Behaviour(stall_at=3), samples=36, stall_timeout=0.5)
+    response = run_judge(chain_model, tmp_path, Behaviour(stall_at=3), samples=36, stall_timeout=2.0)
     assert response.judgement.verdicts[0].reason == Reason.REQUEST_FAILED.value
-    assert time.monotonic() - begun < 4, "not the stall time of each of 36 requests, three at once"
+    assert time.monotonic() - begun < 14, "not the stall time of each of 36 requests, three at once"
     assert [v.gate for v in response.judgement.verdicts] == ["accuracy"]
 
 
