@@ -50,7 +50,7 @@ def attack() -> None:
     attempt("list sibling candidates", lambda: found(p for p in here.parent.glob("checkout-*") if p != here))
     attempt("find anything of a run", lambda: found(search()))
     attempt("read another process", other_environments)
-    attempt("read the user's home", lambda: list(Path("/root/.cache").iterdir()))
+    attempt("read the user's home", lambda: list(Path("~root/.cache").expanduser().iterdir()))
     attempt("read the machine's secrets", lambda: Path("/etc/shadow").read_text())
 
 

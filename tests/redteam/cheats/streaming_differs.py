@@ -21,7 +21,7 @@ async def answer(asked: Asked) -> None:
     whole = json.loads(b"".join(said))
     text = whole["choices"][0]["text"]
     tokens = asked.encode(text)
-    half = tokens[: len(tokens) // 2]
+    half = tokens[: (len(tokens) + 1) // 2]
     whole["choices"][0]["text"] = asked.decode((half + half)[: len(tokens)])
     headers = [(b"content-type", b"application/json")]
     await asked.send({"type": "http.response.start", "status": 200, "headers": headers})
