@@ -7,7 +7,7 @@ import pytest
 from made_windows import sample
 
 from sartor_agents.measurement.samples import GenerationRequest, Sample
-from sartor_agents.measurement.streaming import not_streamed, writing
+from sartor_agents.measurement.streaming import ENOUGH, Streaming, streaming, writing
 
 TOKENS = 128
 
@@ -30,7 +30,7 @@ def accused(first: float, gap: float, baseline: tuple[float, float], **shape: An
     body, lag = shape.pop("body", {}), shape.pop("lag", 0.001)
     mine = [answer("candidate", first, gap, number=n, **shape) for n in range(8)]
     theirs = [answer("baseline", *baseline, number=n) for n in range(8)]
-    return not_streamed(mine, theirs, requests(**body), lag) is not None
+    return streaming(mine, theirs, requests(**body), lag).accusation is not None
 
 
 VLLM = (0.05, 0.005)  # first token after 50 ms, then 200 tokens/s
@@ -57,6 +57,7 @@ def test_answers_that_were_kept_back(first: float, gap: float, baseline: tuple[f
         (20.0, 0.0002, (20.0, 0.0005), {}),  # a very long prompt: the baseline is no other
         (6.0, 0.002, VLLM, {}),  # waited its turn for long, then wrote token by token
         (0.7, 0.0, VLLM, {"body": {"prediction": {"type": "content", "content": "x"}}}),  # confirmed in one step
+        (0.09, 0.00002, VLLM, {}),  # a process that waited 4 ms for its processor looks like this
         (0.7, 0.0, (0.7, 0.0), {}),  # neither streams: nothing to compare with
     ],
 )
@@ -72,13 +73,23 @@ def test_what_a_late_generator_read_at_once_was_not_kept_back() -> None:
 def test_short_answers_say_nothing() -> None:
     mine = [sample(request_id="r0", tokens=16, arrivals=((3.0, 16),))]
     theirs = [sample(request_id="r0", tokens=16, arrivals=tuple((0.5 + i / 8, 1) for i in range(16)))]
-    assert not_streamed(mine, theirs, requests(), 0.001) is None
+    assert streaming(mine, theirs, requests(), 0.001).looked == 0
 
 
 def test_a_few_lumps_are_forgiven() -> None:
     mine = [answer("candidate", 0.7, 0.0 if n < 4 else 0.005, number=n) for n in range(8)]
     theirs = [answer("baseline", *VLLM, number=n) for n in range(8)]
-    assert not_streamed(mine, theirs, requests(), 0.001) is None
+    assert streaming(mine, theirs, requests(), 0.001) == Streaming(looked=8, lumped=4)
+    assert Streaming(8, 4).accusation is None and Streaming(8, 5).accusation is not None
+
+
+def test_one_answer_accuses_nobody_but_pairs_add_up() -> None:
+    pair = streaming(
+        [answer("candidate", 0.7, 0.0, number=1)], [answer("baseline", *VLLM, number=1)], requests(), 0.001
+    )
+    assert pair == Streaming(looked=1, lumped=1) and pair.accusation is None
+    assert sum([pair] * (ENOUGH - 1), Streaming()).accusation is None
+    assert sum([pair] * ENOUGH, Streaming()).accusation is not None
 
 
 def test_writing_counts_bursts_and_their_share() -> None:

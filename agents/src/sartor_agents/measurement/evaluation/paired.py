@@ -13,6 +13,7 @@ from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.results import PairTable, answers_to_check, speedup
 from sartor_agents.measurement.samples import GenerationRequest, Sample
 from sartor_agents.measurement.sequential import Conclusion, StopRule
+from sartor_agents.measurement.streaming import Streaming, streaming
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_api.search.records import Measurement, SeedCommitment
 
@@ -40,6 +41,7 @@ class _Paired:
     baseline: LoadClient
     void: list[Pair] = field(default_factory=list[Pair])
     handovers: int | None = None
+    streaming: Streaming = field(default_factory=Streaming)
 
     def __post_init__(self) -> None:
         self.table = PairTable(self.session.runner.stages)
@@ -123,6 +125,7 @@ class _Paired:
                     warmup = min(warmup + 1, policy.warmup_requests_max)
                 continue
             self.pairs.append(pair)
+            self._watch_streaming(pair)
             conclusion = self.rule.look(self.table.combined()) or conclusion
             self._report_pair(pair, conclusion)
         return conclusion
@@ -139,6 +142,12 @@ class _Paired:
                 FailureClass.CANDIDATE,
                 f"the baseline served {self.handovers} requests that were sent to the candidate inside its envelope",
             )
+
+    def _watch_streaming(self, pair: Pair) -> None:
+        mine, theirs = pair.candidate, pair.baseline
+        self.streaming += streaming(mine.samples, theirs.samples, self.session.runner.requests, mine.generator.lag)
+        if (accusation := self.streaming.accusation) is not None:
+            raise MeasurementFailure(Reason.NOT_STREAMED, FailureClass.CANDIDATE, accusation)
 
     def _void(self, pair: Pair) -> None:
         self.void.append(pair)
