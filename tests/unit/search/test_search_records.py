@@ -108,9 +108,10 @@ def test_a_gain_is_less_certain_than_either_side_and_of_itself_is_none(
     assert not (improves(one, other, 0.02) and flat(one, other, 0.02))
 
 
-def test_the_keep_rule_looks_at_the_lower_end() -> None:
-    assert improves(Speedup(value=1.1, low=1.03, high=1.2, n=4), None, 0.02)
-    assert not improves(Speedup(value=3.0, low=1.01, high=9.0, n=4), None, 0.02)
+def test_the_keep_rule_wants_a_certain_gain_and_a_large_enough_estimate() -> None:
+    assert improves(Speedup(value=1.05, low=1.001, high=1.1, n=4), None, 0.02)
+    assert not improves(Speedup(value=3.0, low=1.0, high=9.0, n=4), None, 0.02)
+    assert not improves(Speedup(value=1.019, low=1.015, high=1.023, n=4), None, 0.02)
     assert not improves(speedup(2.1, 1.1), speedup(2.0, 1.1), 0.02)
 
 
