@@ -118,9 +118,7 @@ CHEATS: tuple[Cheat, ...] = (
     Cheat("throttle_baseline", "burns CPU in short-lived processes while the baseline is measured",
           "its CPU time in the baseline's windows", Rejected("IdleArmBusy"), gate="evaluate"),
     Cheat("flood_baseline", "keeps the baseline busy with requests for /metrics while it is measured",
-          "nothing yet", Rejected("IdleArmBusy"), gate="evaluate",
-          open="a thousand requests in one write cost it hardly any CPU time, and what the baseline works for them is not "
-               "told apart from its work for us (with fewer requests at a time it was caught by its own CPU time)"),
+          "the kernel's count of what others sent it", Rejected("ForeignTraffic"), gate="evaluate"),
     Cheat("streaming_differs", "saves half of the work where nobody watches it come",
           "streamed and whole texts are compared", Rejected("StreamingChangedOutput")),
     Cheat("stale_after_disconnect", "does not clean up after a client that went away",

@@ -126,6 +126,8 @@ class LoadClient:
         self._authority = urlsplit(endpoint.url).netloc
         self.load = IDLE
         """How hard we worked in the loops since `load` was last set to `IDLE`."""
+        self.ports: set[int] = set()
+        """Local ports of the connections opened since this was last cleared."""
 
     def encode(self, request: GenerationRequest, *, stream: bool = True) -> bytes:
         """The bytes that are sent for `request`."""
@@ -139,7 +141,9 @@ class LoadClient:
 
     async def connect(self) -> Connection:
         """A connection of the caller's own. Raises `OSError` or `TimeoutError`."""
-        return await Connection.open(self.endpoint.url, self.clock)
+        connection = await Connection.open(self.endpoint.url, self.clock)
+        self.ports.add(connection.local_port)
+        return connection
 
     async def send(
         self,

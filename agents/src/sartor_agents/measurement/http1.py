@@ -77,6 +77,12 @@ class Connection(asyncio.Protocol):
         return protocol
 
     @property
+    def local_port(self) -> int:
+        """Our end's port."""
+        assert self._transport is not None
+        return self._transport.get_extra_info("sockname")[1]
+
+    @property
     def usable(self) -> bool:
         """Whether another exchange may be sent on it."""
         return self._keep and self._transport is not None and not self._transport.is_closing()

@@ -69,6 +69,7 @@ class DisturbanceNote(Message):
 
     reason: Reason
     message: str
+    by: str | None = None
 
 
 class WindowNote(Message):
@@ -207,7 +208,9 @@ def _window(run: WindowRun) -> WindowNote:
             lag=run.generator.lag,
             late=run.generator.late,
         ),
-        disturbances=tuple(DisturbanceNote(reason=one.reason, message=one.message) for one in run.disturbances),
+        disturbances=tuple(
+            DisturbanceNote(reason=one.reason, message=one.message, by=one.by) for one in run.disturbances
+        ),
         accelerators=run.accelerators,
         seconds=run.seconds,
     )
@@ -256,7 +259,7 @@ def window_run(
         runs,
         Contention(note.stolen, note.foreign, note.idle_arms),
         note.seconds,
-        tuple(Disturbance(one.reason, one.message) for one in note.disturbances),
+        tuple(Disturbance(one.reason, one.message, one.by) for one in note.disturbances),
         GeneratorLoad(load.seconds, load.cpu_seconds, (load.lag,), (load.late,)),
         note.accelerators,
     )

@@ -72,6 +72,7 @@ class Reason(StrEnum):
     FINGERPRINT_CHANGED = "FingerprintChanged"
     THROTTLED = "Throttled"
     FOREIGN_PROCESS = "ForeignProcess"
+    FOREIGN_TRAFFIC = "ForeignTraffic"
     ACCELERATOR_FAULT = "AcceleratorFault"
     NOT_STREAMED = "NotStreamed"
     NO_PEAK = "NoPeak"
@@ -122,6 +123,7 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.FINGERPRINT_CHANGED: "Processor settings, limits or accelerator changed between the first window and another.",
     Reason.THROTTLED: "Heat, a power brake or the container's CPU limit slowed the machine down in windows.",
     Reason.FOREIGN_PROCESS: "A process that is not of the measurement computed on the accelerator.",
+    Reason.FOREIGN_TRAFFIC: "Others sent requests to a server while it was measured.",
     Reason.ACCELERATOR_FAULT: "The accelerator had uncorrectable memory errors in a window.",
     Reason.NOT_STREAMED: "Answers were kept back and sent at once, so that times between tokens mean nothing.",
     Reason.NO_PEAK: "A server does not sustain even one request at a time within the service level.",

@@ -45,6 +45,8 @@ class Pair:
     @property
     def blamed(self) -> FailureClass:
         """Whose fault it is when pair after pair is void for this reason."""
+        if any(one.by == self.candidate.arm for one in self.baseline.disturbances if one.reason is self.void):
+            return FailureClass.CANDIDATE
         mine = self.baseline.contention.idle_arms.get(self.candidate.arm, 0.0)
         theirs = self.candidate.contention.idle_arms.get(self.baseline.arm, 0.0)
         if self.void is Reason.IDLE_ARM_BUSY and mine >= theirs:

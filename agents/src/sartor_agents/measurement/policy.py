@@ -45,6 +45,12 @@ class MeasurementPolicy(BaseModel):
         description="the other way round: idle vLLM looks at its queues (0.1 to 0.2 on a busy machine), and it slows only "
         "the candidate",
     )
+    maximum_foreign_received: float = Field(
+        default=1000.0, ge=0, description="bytes a second that others may send to a server while it is measured"
+    )
+    maximum_foreign_sent: float = Field(
+        default=20_000.0, ge=0, description="bytes a second that it may answer them: a scrape now and then, no more"
+    )
     maximum_generator_share: float = Field(
         default=0.8, gt=0, description="of its core that the load generator may use in a window"
     )

@@ -14,7 +14,9 @@ from . import accelerators as devices
 from . import clocks, contention, environment
 from .accelerators import Accelerators, AcceleratorState, NoAccelerators
 from .contention import Contention
+from .foreign_traffic import ForeignTraffic
 from .messages import Reason
+from .policy import MeasurementPolicy
 
 _HELD_BACK = 0.05  # share of a window in which the container's CPU limit may hold the load generator back
 
@@ -33,10 +35,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """Why a window does not count."""
+    """Why a window does not count. `by` is the arm that did it, where that is known."""
 
     reason: Reason
     message: str
+    by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,18 @@ def disturbances(before: Reading, after: Reading, *, known: frozenset[int]) -> S
         note(Reason.FOREIGN_PROCESS, f"{len(strangers)} processes that are not of the measurement use the accelerator")
     note(Reason.ACCELERATOR_FAULT, devices.faulty(before.accelerators, after.accelerators))
     return found
+
+
+def strangers(traffic: ForeignTraffic | None, policy: MeasurementPolicy) -> Sequence[Disturbance]:
+    """Whether others had the measured server work for them; nothing where that is not known."""
+    if traffic is None or traffic.seconds <= 0:
+        return ()
+    received, sent = traffic.received / traffic.seconds, traffic.sent / traffic.seconds
+    if received <= policy.maximum_foreign_received and sent <= policy.maximum_foreign_sent:
+        return ()
+    by = min(traffic.senders, default=None)
+    whose = f", some of them the {by}'s" if by else ""
+    return (Disturbance(Reason.FOREIGN_TRAFFIC, f"{traffic}{whose}", by),)
 
 
 def _held_back(before: Reading, after: Reading) -> str | None:

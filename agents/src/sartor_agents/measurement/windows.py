@@ -23,6 +23,7 @@ from sartor_agents.scenarios.base import Arrival, Oracle, Scenario, ScenarioErro
 
 from .client import LoadClient, Sent
 from .contention import Contention
+from .foreign_traffic import TrafficWatch
 from .generator import IDLE, GeneratorLoad
 from .policy import MeasurementPolicy
 from .samples import GenerationRequest, Purpose, Sample
@@ -30,7 +31,7 @@ from .scoring import request_rate, throughput, tokens_between
 from .seeds import derive
 from .slo import ServiceLevel, attainment, goodput
 from .statistics import quantile
-from .surroundings import Disturbance, Surroundings
+from .surroundings import Disturbance, Surroundings, strangers
 from .warmup import settle, token_rate_series, usual_lump
 
 _SERIES_BINS = 120
@@ -141,7 +142,30 @@ class WindowRunner:
         """A window of `stages` alone."""
         plans = [await self._plan(stage, index) for stage in stages]
         client.load = IDLE
+        client.ports.clear()
         before, begun = self._surroundings.read(), time.monotonic()
+        with TrafficWatch(client.endpoint.url, client.ports, self._surroundings.pids) as watch:
+            runs = await self._run_all(client, stages, plans, index, warmup)
+        seen = self._surroundings.between(before, self._surroundings.read(), arm=client.endpoint.name)
+        return WindowRun(
+            client.endpoint.name,
+            index,
+            tuple(runs),
+            seen.contention,
+            time.monotonic() - begun,
+            (*seen.disturbances, *strangers(watch.seen, self._policy)),
+            client.load,
+            seen.accelerators,
+        )
+
+    async def _run_all(
+        self,
+        client: LoadClient,
+        stages: Sequence[Stage],
+        plans: Sequence[Iterator[GenerationRequest]],
+        index: int,
+        warmup: int,
+    ) -> list[StageRun]:
         runs: list[StageRun] = []
         for stage, requests in zip(stages, plans, strict=True):
             if stage.kind == "counted":
@@ -153,17 +177,7 @@ class WindowRunner:
             if not stage.is_open and (latencies := [sample.latency for sample in run.samples if sample.ok]):
                 self._latency = max(self._latency, quantile(latencies, 0.5))
             runs.append(run)
-        seen = self._surroundings.between(before, self._surroundings.read(), arm=client.endpoint.name)
-        return WindowRun(
-            client.endpoint.name,
-            index,
-            tuple(runs),
-            seen.contention,
-            time.monotonic() - begun,
-            seen.disturbances,
-            client.load,
-            seen.accelerators,
-        )
+        return runs
 
     async def _plan(self, stage: Stage, index: int) -> "Iterator[GenerationRequest]":
         """The scored requests of a stage, made before the clock runs as far as that can be foreseen."""
