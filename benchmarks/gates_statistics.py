@@ -61,16 +61,18 @@ FLOOR = 1 + EFFECT
 DELIVERED = 1.2
 """The default minimum speed-up of an objective."""
 
-CHAT, EDIT = Noise("chat"), Noise("code-edit")
+CHAT, EDIT, BUSY = Noise("chat"), Noise("code-edit"), Noise("chat-busy")
 FLIPS = replace(CHAT, mode_seconds=30.0)
 NOISES = {
     "chat": CHAT,
     "code-edit": EDIT,
     "flips": FLIPS,
     "flips-bursts": replace(FLIPS, burst_every=20.0),
+    "busy": BUSY,  # the same load while others used most of the machine
+    "busy-flips": replace(BUSY, mode_seconds=30.0),
     "code-edit-flips-bursts": replace(EDIT, mode_seconds=30.0, burst_every=20.0),
 }
-PLANS = {"chat": Plan(2.0, 2.0), "code-edit": Plan(2.5, 0.5)}
+PLANS = {"chat": Plan(2.0, 2.0), "chat-busy": Plan(2.0, 2.0), "code-edit": Plan(2.5, 0.5)}
 """Window and what lies before it: warm-up, drain, the slower arm's last requests."""
 BEFORE_PLAN, BEFORE_QUICK_PLAN = Plan(10.0, 4.0), Plan(4.0, 3.0)
 

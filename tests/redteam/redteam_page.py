@@ -6,10 +6,12 @@ to end as it should, and the page says so.
 
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from redteam_registry import CHEATS, NOT_PLAYED, Cheat, Denied, Rejected
 
@@ -19,30 +21,55 @@ PAGE = HERE.parents[1] / "docs" / "measurement" / "red-team.md"
 INTRODUCTION = HERE / "page.md"
 
 
+Trial = TypeVar("Trial", bound="Outcome")
+
+
 class Outcome(Protocol):
     @property
     def outcome(self) -> str: ...
     @property
+    def message(self) -> str: ...
+    @property
     def seconds(self) -> float: ...
 
 
-def record(cheat: str, side: str, seen: Outcome, *, own_processes: bool) -> None:
-    """Keep what was seen of a cheat or its twin. Runs are one after the other, so the file has one writer.
+def watched(cheat: str, side: str, trial: Callable[[], Trial], *, own_processes: bool) -> Trial:
+    """Run a trial and keep what was seen of a cheat or its twin, also when it did not end as it should.
 
-    `own_processes`: whether the gates ran in processes of their own, as in a run.
+    `own_processes`: whether the gates ran in processes of their own, as in a run. Raises what the trial raises.
     """
+    begun = time.monotonic()
+    try:
+        seen = trial()
+    except AssertionError as error:
+        first = (str(error).splitlines() or ["no message"])[0]
+        _record(cheat, side, f"NOT as it should: {first[:160]}", time.monotonic() - begun, own_processes)
+        raise
+    _record(cheat, side, seen.outcome, seen.seconds, own_processes)
+    return seen
+
+
+def _record(cheat: str, side: str, outcome: str, seconds: float, own_processes: bool) -> None:
+    """Runs are one after the other, so the file has one writer."""
     content = _seen()
-    entry = {
-        "outcome": seen.outcome,
-        "seconds": round(seen.seconds, 1),
+    content.setdefault(cheat, {})[side] = {
+        "outcome": outcome,
+        "seconds": round(seconds, 1),
         "at": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
         "own_processes": own_processes,
     }
-    content.setdefault(cheat, {})[side] = entry
     text = json.dumps(dict(sorted(content.items())), indent=1) + "\n"
     partial = SEEN.with_suffix(f".{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(SEEN)
+
+
+def _commit() -> str:
+    """The commit that was run, with a + where files differed from it; empty outside of a clone."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--exclude=*", "--dirty=+"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def render() -> str:
@@ -83,7 +110,8 @@ def _cell(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "not run"
     return (
-        f"{entry['outcome']}, {entry['seconds']:g} s ({entry['at']}{'' if entry['own_processes'] else ', in process'})"
+        f"{entry['outcome']}, {entry['seconds']:g} s ({entry['at']}, {entry.get('commit') or 'commit not kept'}"
+        f"{'' if entry['own_processes'] else ', in process'})"
     )
 
 

@@ -2,7 +2,8 @@
 
     redteam_play.py [NAME …] [--side cheat|twin] [--seconds N]
 
-What was as the registry says is recorded for the page, like what `make redteam` sees; what was not ends with exit code 1.
+What was seen is recorded for the page, like what `make redteam` sees; one that was not as the registry says ends with exit
+code 1.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from redteam_page import record
+from redteam_page import watched
 from redteam_range import Range
 from redteam_registry import BY_NAME, Cheat
 from redteam_trial import try_cheat, try_twin
@@ -44,11 +45,10 @@ def play(open_range: Range, cheat: Cheat, side: str) -> bool:
     """Whether it ended as the registry says."""
     begun = time.monotonic()
     try:
-        seen = SIDES[side](open_range, cheat)
+        seen = watched(cheat.name, side, lambda: SIDES[side](open_range, cheat), own_processes=False)
     except AssertionError as error:
         print(f"{time.monotonic() - begun:6.1f} s  {cheat.name}, {side}: NOT AS IT SHOULD: {error}", flush=True)
         return False
-    record(cheat.name, side, seen, own_processes=False)
     print(f"{time.monotonic() - begun:6.1f} s  {cheat.name}, {side}: {seen.outcome}: {seen.message[:300]}", flush=True)
     return True
 

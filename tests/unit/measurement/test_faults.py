@@ -198,11 +198,13 @@ def test_an_answer_without_end_does_not_fill_the_memory(
 
 
 def test_answers_that_are_kept_back(chain_model: Path, tmp_path: Path) -> None:
-    chat = ChatScenario(parameters=ChatParameters(concurrencies=(2,), prompt_tokens=16, output_tokens=64))
-    slow = Behaviour(token_seconds=0.004)
-    response = measure(chain_model, tmp_path, Behaviour(token_seconds=0.004, buffered=True), slow, scenario=chat)
+    chat = ChatScenario(parameters=ChatParameters(concurrencies=(6,), prompt_tokens=16, output_tokens=64))
+    slow = Behaviour(token_seconds=0.01)  # a twentieth of an answer is more than a busy machine holds a process up
+    patient = policy(stall_timeout=3.0)
+    kept = Behaviour(token_seconds=0.01, buffered=True)
+    response = measure(chain_model, tmp_path, kept, slow, scenario=chat, policy=patient)
     assert failed(response) == (Reason.NOT_STREAMED, FailureClass.CANDIDATE), response.message
-    assert measure(chain_model, tmp_path, slow, slow, scenario=chat).reason is Reason.MEASURED
+    assert measure(chain_model, tmp_path, slow, slow, scenario=chat, policy=patient).reason is Reason.MEASURED
 
 
 # --- the machine --------------------------------------------------------------------------------------------------------

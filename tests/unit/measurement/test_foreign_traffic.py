@@ -97,6 +97,7 @@ while True:
                 limit = time.monotonic() + 20
                 while not watch.senders and time.monotonic() < limit:
                     time.sleep(0.02)
+                time.sleep(0.3)  # the other one looks as well
         finally:
             other.kill()
             other.wait()

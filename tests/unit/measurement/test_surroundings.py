@@ -7,19 +7,20 @@ from typing import cast
 
 import pytest
 from fake_servers import MODEL, Behaviour, serving
-from made_windows import window
+from made_windows import STAGE, sample, window
 
 from sartor_agents.measurement import contention
 from sartor_agents.measurement.client import LoadClient
-from sartor_agents.measurement.contention import CpuTimes
+from sartor_agents.measurement.contention import Contention, CpuTimes
 from sartor_agents.measurement.estimate import judge_seconds, paired_seconds, single_seconds, window_seconds
-from sartor_agents.measurement.handover import HandoverWatch, finished_requests
-from sartor_agents.measurement.messages import Endpoint, Reason
-from sartor_agents.measurement.pairs import judge_pair, run_pair
+from sartor_agents.measurement.handover import HandoverWatch, finished_requests, prompt_tokens
+from sartor_agents.measurement.messages import Endpoint, FailureClass, Reason
+from sartor_agents.measurement.pairs import Pair, judge_pair, run_pair, too_many
 from sartor_agents.measurement.policy import MeasurementPolicy
+from sartor_agents.measurement.results import answers_to_check
 from sartor_agents.measurement.samples import ErrorClass, GenerationRequest
 from sartor_agents.measurement.tokens import TokenCounter
-from sartor_agents.measurement.windows import WindowRun, WindowRunner
+from sartor_agents.measurement.windows import StageRun, WindowRun, WindowRunner
 from sartor_agents.scenarios import open_scenario, scenario_spec
 
 POLICY = MeasurementPolicy(maximum_contention=0.5, maximum_contention_difference=0.2)
@@ -34,11 +35,62 @@ POLICY = MeasurementPolicy(maximum_contention=0.5, maximum_contention_difference
         (window(share=0.0), window(share=0.3), Reason.CONTENDED),
         (window(warm=False), window(), Reason.WARM_UP_NOT_OVER),
         (window(), window(error=ErrorClass.STALL), Reason.BASELINE_FAILED_REQUESTS),
-        (window(error=ErrorClass.STALL), window(), None),
+        (window(error=ErrorClass.STALL), window(), Reason.REQUEST_FAILED),
+        (window(error=ErrorClass.STALL), window(error=ErrorClass.STALL), Reason.BASELINE_FAILED_REQUESTS),
+        (window(error=ErrorClass.STALL, share=0.6), window(share=0.6), Reason.CONTENDED),
     ],
 )
 def test_what_voids_a_pair(candidate: WindowRun, baseline: WindowRun, reason: Reason | None) -> None:
     assert judge_pair(candidate, baseline, POLICY)[0] is reason
+
+
+def void(reason: Reason, by: str = "") -> Pair:
+    busy = Contention(0.0, 0.0, {by: 0.5} if by else {})
+    mine, theirs = (window(), window(arm="baseline", contention=busy))
+    return Pair(mine, theirs, reason, f"{reason} {by}")
+
+
+FOREIGN, IDLE = void(Reason.CONTENDED), void(Reason.IDLE_ARM_BUSY, "candidate")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "reason", "blamed"),
+    [
+        ([FOREIGN] * 4, None, None),
+        ([FOREIGN] * 5, Reason.CONTENDED, FailureClass.MEASUREMENT),
+        ([IDLE] * 5, Reason.IDLE_ARM_BUSY, FailureClass.CANDIDATE),
+        ([*[FOREIGN] * 4, IDLE], Reason.CONTENDED, FailureClass.MEASUREMENT),  # the last one says nothing
+        ([*[IDLE] * 3, *[FOREIGN] * 2], Reason.IDLE_ARM_BUSY, FailureClass.CANDIDATE),
+        ([*[IDLE] * 3, *[FOREIGN] * 3], Reason.CONTENDED, FailureClass.MEASUREMENT),
+        ([void(Reason.REQUEST_FAILED)], None, None),  # one lost connection is no verdict
+        ([void(Reason.REQUEST_FAILED)] * 2, Reason.REQUEST_FAILED, FailureClass.CANDIDATE),
+    ],
+)
+def test_what_most_void_pairs_say_ends_the_measurement(
+    pairs: list[Pair], reason: Reason | None, blamed: FailureClass | None
+) -> None:
+    failure = too_many(pairs, MeasurementPolicy(invalid_pairs_max=4))
+    assert (failure and failure.reason, failure and failure.failure_class) == (reason, blamed)
+
+
+def test_which_answers_are_checked_is_drawn_by_lot() -> None:
+    def pair(number: int, text: str) -> Pair:
+        mine, theirs = (
+            WindowRun(arm, number, (StageRun(STAGE, tuple(
+                sample(request_id=f"{number}-{n}", arm=arm, condition="c1", stage="c1", window=number, text=said)
+                for n in range(50)
+            ), 0, 1, True),), Contention(0, 0), 1.0)
+            for arm, said in (("candidate", text), ("baseline", "right"))
+        )  # fmt: skip
+        return Pair(mine, theirs, None)
+
+    # Differs at ties first, writes garbage later: whoever checks the first differing answers never sees it.
+    pairs = [pair(0, "tie"), *(pair(number, "garbage") for number in range(1, 9)), pair(9, "right")]
+    agreement, chosen = answers_to_check(pairs, 8, "5a" * 32)
+    assert agreement == pytest.approx(0.1) and len({one.request_id for one in chosen}) == 8
+    assert chosen[0].window == 9 and sum(one.text == "garbage" for one in chosen) >= 3
+    assert answers_to_check(pairs, 8, "5a" * 32)[1] == chosen != answers_to_check(pairs, 8, "5b" * 32)[1]
+    assert answers_to_check(pairs, 0, "5a" * 32)[1] == [] and answers_to_check([], 8, "5a" * 32) == (None, [])
 
 
 class Recorder:
@@ -93,6 +145,7 @@ def test_requests_finished_by_the_baseline() -> None:
     )
     assert finished_requests(text) == 13
     assert finished_requests("nothing") is None
+    assert prompt_tokens(text) == 99 and prompt_tokens("nothing") is None
 
 
 def test_handed_over_requests_are_those_that_we_did_not_send(chain_model: Path) -> None:
@@ -110,6 +163,37 @@ def test_handed_over_requests_are_those_that_we_did_not_send(chain_model: Path) 
 
     assert asyncio.run(run(Behaviour())) == 3
     assert asyncio.run(run(Behaviour(counter=False))) is None
+
+
+@pytest.mark.parametrize(
+    ("read", "samples", "handed_over"),
+    [
+        (2000, [1000, 1000], 0),
+        (2050, [1000, 1000], 0),  # a little may be the engine's own
+        (2400, [1000, 1000], 1),  # a prompt that was read for somebody who then hung up: in no count of requests
+        (2400, [1000, 1000, None], 0),  # one of ours failed, and may have been read
+    ],
+)
+def test_prompts_that_were_read_and_never_finished_are_seen(
+    chain_model: Path, read: int, samples: list[int | None], handed_over: int
+) -> None:
+    async def run() -> tuple[int | None, int]:
+        async with serving(chain_model) as baseline:
+            baseline.prompt_tokens = 7
+            client = LoadClient(
+                Endpoint(url=baseline.url), model=MODEL, counter=baseline.counter, request_timeout=5, stall_timeout=5
+            )
+            watch = HandoverWatch(client)
+            await watch.begin()
+            baseline.prompt_tokens += read
+            watch.note_samples([
+                sample(usage_prompt=tokens, error=None if tokens is not None else ErrorClass.RESET) for tokens in samples
+            ])  # fmt: skip
+            return await watch.count(), watch.unexplained_tokens
+
+    count, tokens = asyncio.run(run())
+    assert count == handed_over
+    assert tokens == (max(0, read - 2000) if None not in samples else 0)
 
 
 def test_an_estimate_grows_with_what_is_measured(chain_model: Path) -> None:

@@ -96,9 +96,12 @@ def test_what_is_started_is_what_was_committed(tmp_path: Path) -> None:
 
 
 def condition(**arm: float) -> Measurement:
-    side = ArmSummary(metric=1.0, requests=100, **arm)  # type: ignore[arg-type]
+    mine = ArmSummary(metric=1.0, requests=100, **arm)  # type: ignore[arg-type]
+    theirs = ArmSummary(metric=1.0, requests=100)
     return Measurement(
-        metric="m", speedup=RATIO, conditions=(ConditionResult(name="c1", ratio=RATIO, candidate=side, baseline=side),)
+        metric="m",
+        speedup=RATIO,
+        conditions=(ConditionResult(name="c1", ratio=RATIO, candidate=mine, baseline=theirs),),
     )
 
 
@@ -112,6 +115,14 @@ def condition(**arm: float) -> Measurement:
         (GuardrailLimit(metric="ttftP99", at_most=0.8), {"ttft_p99": 0.7}, None, None),
         (GuardrailLimit(metric="errorRate", at_most=0.001), {"failed": 1}, None, "errorRate"),
         (GuardrailLimit(metric="outputTokensPerSecond", at_least=50), {"output_tokens_per_second": 9.0}, None, "50"),
+        # A quantile that failures made infinite is no missing figure: 3 % of 429s must not switch the bounds off.
+        (GuardrailLimit(metric="ttftP99", maximum_regression=0.1), {"failed": 5}, None, "infinite: 5 of 100"),
+        (GuardrailLimit(metric="ttftP99", maximum_regression=0.1), {"failed": 1}, None, None),  # may be chance
+        (GuardrailLimit(metric="ttftP50", maximum_regression=0.1), {"failed": 30, "ttft_p50": 0.1}, None, None),
+        (GuardrailLimit(metric="endToEndLatencyP99", at_most=2.0), {"failed": 2}, None, "is inf; at most 2"),
+        (GuardrailLimit(metric="endToEndLatencyP99", at_most=2.0), {}, None, None),  # nothing was measured
+        (GuardrailLimit(metric="errorRate", maximum_regression=0.001), {"failed": 3}, None, "3 of 100 requests failed"),
+        (GuardrailLimit(metric="errorRate", maximum_regression=0.001), {"failed": 1}, None, None),
         (GuardrailLimit(metric="handoverRate", at_most=0.0), {}, None, None),
     ],
 )

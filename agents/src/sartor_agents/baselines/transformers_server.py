@@ -91,6 +91,7 @@ class Server:
         self._name = name
         self._turn = asyncio.Lock()
         self._finished: Counter[str] = Counter()
+        self._prompt_tokens = 0
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
@@ -109,6 +110,8 @@ class Server:
         for reason in ("length", "abort"):
             labels = f'model_name="{self._name}",finished_reason="{reason}"'
             lines.append(f"vllm:request_success_total{{{labels}}} {self._finished[reason]}")
+        lines.append("# TYPE vllm:prompt_tokens_total counter")
+        lines.append(f'vllm:prompt_tokens_total{{model_name="{self._name}"}} {self._prompt_tokens}')
         return web.Response(text="\n".join(lines) + "\n")
 
     async def _models(self, _: web.Request) -> web.Response:
@@ -123,9 +126,10 @@ class Server:
         except BadRequestError as error:
             body = {"error": {"message": str(error), "type": "BadRequestError", "param": None, "code": error.status}}
             return web.json_response(body, status=error.status)
-        reason = "abort"  # counted too, as vLLM does: work that somebody asked for and hung up on is work
+        reason = "abort"  # counted too, which vLLM does not always do: work that somebody hung up on is work
         try:
             async with self._turn:
+                self._prompt_tokens += len(prompt)
                 if call.stream:
                     response = await self._stream(request, call, prompt)
                     reason = "length"

@@ -153,6 +153,7 @@ class _Asked:
             policy=policy,
             seed=self._seed(),
             output_dir=self.options.folder / "measure",
+            baseline_is_ours=False,
         )
         return self._ask("evaluator", request, EvaluateResponse, policy.wall_clock + MARGIN_SECONDS)
 

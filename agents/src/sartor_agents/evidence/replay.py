@@ -18,9 +18,8 @@ from sartor_agents.measurement.pairs import (
     MeasurementFailure,
     Pair,
     candidate_first,
-    check_candidate,
-    disturbed,
     judge_pair,
+    too_many,
 )
 from sartor_agents.measurement.results import PairTable, speedup
 from sartor_agents.measurement.samples import Sample
@@ -57,7 +56,8 @@ def replay(journal: Journal, samples: Sequence[Sample], wanted: Sequence[Stage],
     for sample in samples:
         by_window.setdefault((sample.window, sample.arm), []).append(sample)
     conclusion: Conclusion | None = None
-    void, longest, before = 0, 0.0, 0.0
+    void: list[Pair] = []
+    longest, before = 0.0, 0.0
     for number, note in enumerate(journal.pairs):
         if conclusion is not None and conclusion.stop is not None:
             problems.append(f"pair {number} was measured after the stop rule had ended the measurement")
@@ -70,7 +70,7 @@ def replay(journal: Journal, samples: Sequence[Sample], wanted: Sequence[Stage],
         problems += _judged(number, note, pair, journal, seed)
         longest, before = max(longest, note.elapsed - before), note.elapsed
         if note.void is not None:
-            void += 1
+            void.append(pair)
             continue
         table.pairs.append(pair)
         try:
@@ -80,15 +80,13 @@ def replay(journal: Journal, samples: Sequence[Sample], wanted: Sequence[Stage],
             return Replay(table, None, tuple(problems))
     conclusion, ending = _ending(journal, rule, table, conclusion, longest, before)
     problems += ending
-    if (journal.ended.pairs, journal.ended.void) != (len(table.pairs), void):
+    if (journal.ended.pairs, journal.ended.void) != (len(table.pairs), len(void)):
         problems.append(
             f"the journal ends with {journal.ended.pairs} valid and {journal.ended.void} void pairs, "
-            f"its lines have {len(table.pairs)} and {void}"
+            f"its lines have {len(table.pairs)} and {len(void)}"
         )
-    if void > policy.invalid_pairs_max:
-        problems.append(
-            f"{void} pairs are void, {policy.invalid_pairs_max} may be; the measurement should have been invalid"
-        )
+    if (failure := too_many(void, policy)) is not None:
+        problems.append(f"the measurement should have been invalid ({failure.reason.value}): {failure}")
     return Replay(table, conclusion, tuple(problems))
 
 
@@ -129,10 +127,7 @@ def _judged(number: int, note: PairNote, pair: Pair, journal: Journal, seed: str
         yield f"pair {number} is void for {note.void!r}, which is no reason"
     policy = journal.asked.policy
     try:
-        void, why = disturbed(pair.candidate, pair.baseline, policy)
-        if void is None:
-            check_candidate(pair.candidate)
-            void, why = judge_pair(pair.candidate, pair.baseline, policy)
+        void, why = judge_pair(pair.candidate, pair.baseline, policy)
     except MeasurementFailure as failure:
         yield f"pair {number} fails the candidate ({failure.reason.value}): {failure}"
         return

@@ -82,8 +82,9 @@ async def half_requests(bench: Bench, request: GenerationRequest) -> Check:
 async def slow_reader(bench: Bench, request: GenerationRequest) -> Check:
     """A client that does not read holds up nobody else, and gets its whole answer when it reads on.
 
-    A few tries: once a client's buffers are full, when the system lets the sender go on is not the server's doing (the
-    window's update may be lost and probes for it come ever more rarely: RFC 9293, 3.8.6.1).
+    A few tries, each given up after a silence, not after a time that a slow engine may need: once a client's buffers
+    are full, when the system lets the sender go on is not the server's doing (the window's update may be lost and
+    probes for it come ever more rarely: RFC 9293, 3.8.6.1).
     """
     check = await _read_slowly(bench, request)
     for _ in range(_SLOW_TRIES - 1):
@@ -94,14 +95,14 @@ async def slow_reader(bench: Bench, request: GenerationRequest) -> Check:
 
 
 async def _read_slowly(bench: Bench, request: GenerationRequest) -> Check:
-    name, limit = "slow-reader", bench.request.request_timeout / _SLOW_TRIES
+    name, longest = "slow-reader", bench.request.request_timeout
     try:
         connection = await bench.client.connect()
     except (OSError, TimeoutError) as error:
         return _crashed(name, f"no connection: {error}")
     connection.pause()
     payload = bench.client.encode(request)
-    reading = asyncio.ensure_future(connection.exchange(payload, timeout=limit, stall_timeout=limit))
+    reading = asyncio.ensure_future(connection.exchange(payload, timeout=longest, stall_timeout=longest / _SLOW_TRIES))
     try:
         sample = await bench.send(_small(request))
         connection.resume()

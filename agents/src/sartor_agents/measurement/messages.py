@@ -243,6 +243,9 @@ class EvaluateRequest(Message):
     output_dir: Path = Field(description="where samples and the environment go")
     samples_label: str | None = Field(default=None, description="`Measurement.samples`; default: the file's name")
     confirmation: bool = False
+    baseline_is_ours: bool = Field(
+        default=True, description="nobody else sends to the baseline, so requests that we did not send were handed over"
+    )
     trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
     tie_tolerance: float = Field(default=0.05, ge=0, description="top-2 logit gap below which a divergence is a tie")
     reference_cache: Path | None = Field(

@@ -6,7 +6,7 @@ whole and is repeated on fresh prompts; which arm the disturbance would have fav
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .client import LoadClient, healthy
@@ -22,6 +22,8 @@ _PROBES = 3
 _PROBE_PAUSE = 1.0
 _LEAST_LAG = 0.02  # seconds: a machine without load delays a timer so much now and then
 _SUSPICIOUS = (ErrorClass.CONNECT, ErrorClass.RESET, ErrorClass.STALL, ErrorClass.TIMEOUT)
+_FAILED_PAIRS_MAX = 1
+"""Pairs in which the candidate answered nothing under a condition: one may be an accident of the machine."""
 
 
 class MeasurementFailure(Exception):  # noqa: N818  (a result, not a defect)
@@ -45,6 +47,8 @@ class Pair:
     @property
     def blamed(self) -> FailureClass:
         """Whose fault it is when pair after pair is void for this reason."""
+        if self.void is Reason.REQUEST_FAILED:
+            return FailureClass.CANDIDATE
         if any(one.by == self.candidate.arm for one in self.baseline.disturbances if one.reason is self.void):
             return FailureClass.CANDIDATE
         mine = self.baseline.contention.idle_arms.get(self.candidate.arm, 0.0)
@@ -82,11 +86,6 @@ async def run_pair(
         keep(run)
         await require_alive(client, run, candidate=client is candidate)
     mine, theirs = runs[id(candidate)], runs[id(baseline)]
-    # What a disturbance did must not be held against the candidate.
-    void, why = disturbed(mine, theirs, policy)
-    if void is not None:
-        return Pair(mine, theirs, void, why)
-    check_candidate(mine)
     void, why = judge_pair(mine, theirs, policy)
     if void is None:
         check_against(mine, theirs, runner.requests, candidate.counter)
@@ -95,11 +94,7 @@ async def run_pair(
 
 async def require_alive(client: LoadClient, run: WindowRun, *, candidate: bool) -> None:
     """Raise when connections failed in the window and the server does not answer /health any more."""
-    broken = [
-        s
-        for s in run.samples
-        if s.error in (ErrorClass.CONNECT, ErrorClass.RESET, ErrorClass.STALL, ErrorClass.TIMEOUT)
-    ]
+    broken = [sample for sample in run.samples if sample.error in _SUSPICIOUS]
     if not broken:
         return
     for probe in range(_PROBES):
@@ -113,20 +108,23 @@ async def require_alive(client: LoadClient, run: WindowRun, *, candidate: bool) 
     raise MeasurementFailure(Reason.BASELINE_DIED, FailureClass.INFRASTRUCTURE, f"the baseline at {what}")
 
 
-def check_candidate(run: WindowRun) -> None:
-    """Raise for what fails a candidate outright: a wrong `usage`, or a condition without any throughput."""
+def check_usage(run: WindowRun) -> None:
+    """Raise for a wrong `usage`, which fails a candidate outright."""
     for sample in run.samples:
         if sample.error is ErrorClass.COUNT:
             raise MeasurementFailure(
                 Reason.TOKEN_COUNT_MISMATCH, FailureClass.CANDIDATE, f"request {sample.request_id}: {sample.detail}"
             )
+
+
+def answered_nothing(run: WindowRun) -> str | None:
+    """A sentence when no request of a condition succeeded in the window, so that there is no rate; None otherwise."""
+    if any(sample.error is ErrorClass.GENERATOR for sample in run.samples):
+        return None
     for condition, rate in run.rates().items():
-        if rate <= 0 and not any(sample.error is ErrorClass.GENERATOR for sample in run.samples):
-            raise MeasurementFailure(
-                Reason.REQUEST_FAILED,
-                FailureClass.CANDIDATE,
-                f"nothing succeeded at {condition} in window {run.index}: {failures(run)}",
-            )
+        if rate <= 0:
+            return f"nothing succeeded at {condition} in window {run.index}: {failures(run)}"
+    return None
 
 
 def check_against(
@@ -208,7 +206,13 @@ def contended(run: WindowRun, policy: MeasurementPolicy) -> str | None:
 
 
 def judge_pair(candidate: WindowRun, baseline: WindowRun, policy: MeasurementPolicy) -> tuple[Reason | None, str]:
-    """Why an otherwise undisturbed pair is void, or (None, "")."""
+    """Why a pair is void, or (None, ""). Raises `MeasurementFailure` when the candidate broke a rule in it.
+
+    What a disturbance did must not be held against the candidate, so it is looked for first.
+    """
+    void, why = disturbed(candidate, baseline, policy)
+    if void is not None:
+        return void, why
     failed = [sample for sample in baseline.samples if not sample.ok]
     if failed:
         return Reason.BASELINE_FAILED_REQUESTS, f"the baseline failed {len(failed)} requests: {failures(baseline)}"
@@ -221,12 +225,41 @@ def judge_pair(candidate: WindowRun, baseline: WindowRun, policy: MeasurementPol
             f"others used {candidate.contention.share:.0%} of the CPU in one window of the pair and "
             f"{baseline.contention.share:.0%} in the other"
         )
+    check_usage(candidate)
+    if (nothing := answered_nothing(candidate)) is not None:
+        return Reason.REQUEST_FAILED, nothing
     for run in (candidate, baseline):
         if not run.warm:
             return Reason.WARM_UP_NOT_OVER, f"the {run.arm} did not settle within the longest warm-up"
     if any(rate <= 0 for rate in baseline.rates().values()):
         return Reason.BASELINE_FAILED_REQUESTS, "the baseline wrote nothing within a window"
     return None, ""
+
+
+def too_many(void: Sequence[Pair], policy: MeasurementPolicy) -> MeasurementFailure | None:
+    """What ends a measurement with these void pairs, or None while more may be tried.
+
+    Whose fault it was is what most of them say, not the last one.
+    """
+    failed = [pair for pair in void if pair.void is Reason.REQUEST_FAILED]
+    if len(failed) > _FAILED_PAIRS_MAX:
+        return MeasurementFailure(Reason.REQUEST_FAILED, FailureClass.CANDIDATE, failed[-1].why)
+    if len(void) <= policy.invalid_pairs_max:
+        return None
+    blamed = FailureClass.CANDIDATE
+    chosen = [pair for pair in void if pair.blamed is blamed]
+    if 2 * len(chosen) <= len(void):
+        blamed = FailureClass.MEASUREMENT
+        chosen = [pair for pair in void if pair.blamed is blamed]
+    ((reason, often),) = Counter(pair.void for pair in chosen).most_common(1)
+    assert reason is not None
+    last = next(pair for pair in reversed(chosen) if pair.void is reason)
+    return MeasurementFailure(
+        reason,
+        blamed,
+        f"{len(void)} pairs were disturbed, {policy.invalid_pairs_max} may be repeated; "
+        f"{often} of them like this: {last.why}",
+    )
 
 
 def failures(run: WindowRun) -> str:

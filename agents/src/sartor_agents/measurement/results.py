@@ -128,19 +128,26 @@ class PairTable:
         return ratios
 
 
-def answers_to_check(pairs: Sequence[Pair], number: int) -> tuple[float | None, list[Sample]]:
+def answers_to_check(pairs: Sequence[Pair], number: int, seed: str) -> tuple[float | None, list[Sample]]:
     """(share of paired answers that are equal, the candidate's answers to check against the reference).
 
-    Answers that differ from the baseline's come first; the rest is spread evenly over the measurement.
+    They are drawn by lot from the sealed seed, so that a candidate cannot know which: one from the last pair, half from
+    those that differ from the baseline's, the rest from all.
     """
     mine = [s for pair in pairs for s in pair.candidate.samples if s.ok and s.purpose == "scored"]
     theirs = {s.request_id: s.text for pair in pairs for s in pair.baseline.samples if s.ok}
     both = [s for s in mine if s.request_id in theirs]
     differing = [s for s in both if s.text != theirs[s.request_id]]
     agreement = 1 - len(differing) / len(both) if both else None
-    spread = mine[:: max(1, len(mine) // number)] if number else []
-    chosen = list({s.request_id: s for s in (*differing, *spread)}.values())[:number]
-    return agreement, chosen
+    latest = {s.request_id for pair in pairs[-1:] for s in pair.candidate.samples}
+    last = [s for s in mine if s.request_id in latest]
+    lot = derive(seed, "answers")
+
+    def drawn(among: Sequence[Sample]) -> list[Sample]:
+        return [among[at] for at in lot.permutation(len(among))]
+
+    order = [*drawn(last)[:1], *drawn(differing)[: number // 2], *drawn(mine)]
+    return agreement, list({s.request_id: s for s in order}.values())[:number]
 
 
 def scored(runs: Sequence[WindowRun], condition: str) -> list[Sample]:

@@ -26,9 +26,9 @@ QUICK_SECONDS: Mapping[StepKind, float] = {
     StepKind.BASELINE: 150,
     StepKind.PLAN: 2,
     StepKind.IMPLEMENT: 3,
-    StepKind.JUDGE: 30,
-    StepKind.EVALUATE: 60,
-    StepKind.CONFIRM: 60,
+    StepKind.JUDGE: 60,
+    StepKind.EVALUATE: 120,
+    StepKind.CONFIRM: 120,
 }
 THOROUGH_SECONDS: Mapping[StepKind, float] = {
     **QUICK_SECONDS,

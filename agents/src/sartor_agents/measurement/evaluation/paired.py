@@ -8,7 +8,7 @@ from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.environment import fingerprint
 from sartor_agents.measurement.journal import JOURNAL, JournalWriter
 from sartor_agents.measurement.messages import EvaluateRequest, EvaluateResponse, FailureClass, Reason
-from sartor_agents.measurement.pairs import MeasurementFailure, Pair, candidate_first, run_pair
+from sartor_agents.measurement.pairs import MeasurementFailure, Pair, candidate_first, run_pair, too_many
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.results import PairTable, answers_to_check, speedup
 from sartor_agents.measurement.samples import GenerationRequest, Sample
@@ -132,9 +132,10 @@ class _Paired:
 
     async def _watch_handover(self, pair: Pair) -> None:
         watch = self.session.handover
-        assert watch is not None
+        if watch is None:
+            return
         # Failed requests may or may not have been counted by the baseline; counting them as ours accuses nobody.
-        watch.note_own(len(pair.baseline.samples))
+        watch.note_samples(pair.baseline.samples)
         self.handovers = await watch.count()
         if self.handovers:
             raise MeasurementFailure(
@@ -152,14 +153,8 @@ class _Paired:
     def _void(self, pair: Pair) -> None:
         self.void.append(pair)
         self.session.progress("void", reason=pair.void, message=f"pair repeated: {pair.why}")
-        if len(self.void) > self.policy.invalid_pairs_max:
-            assert pair.void is not None
-            raise MeasurementFailure(
-                pair.void,
-                pair.blamed,
-                f"{len(self.void)} pairs were disturbed, {self.policy.invalid_pairs_max} may be repeated; "
-                f"the last one: {pair.why}",
-            )
+        if (failure := too_many(self.void, self.policy)) is not None:
+            raise failure
 
     def _report_pair(self, pair: Pair, conclusion: Conclusion | None) -> None:
         ratio = math.exp(self.table.combined()[-1])
@@ -174,7 +169,7 @@ class _Paired:
     def _verify(self, verify: Verify) -> tuple[float | None, int]:
         """Check answers of the scored windows against the reference: (agreement with the baseline, answers checked)."""
         session = self.session
-        agreement, chosen = answers_to_check(self.pairs, self.policy.verify_outputs)
+        agreement, chosen = answers_to_check(self.pairs, self.policy.verify_outputs, session.request.seed)
         if chosen:
             session.progress("verify", message=f"checking {len(chosen)} answers of the windows against the reference")
             wrong = verify(

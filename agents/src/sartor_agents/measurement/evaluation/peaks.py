@@ -69,7 +69,7 @@ class _Sweep:
             )
             session.keep(run)
             if session.handover is not None and client is session.baseline:
-                session.handover.note_own(len(run.samples))
+                session.handover.note_samples(run.samples)
             await require_alive(client, run, candidate=self._candidate)
             if not run.disturbances:
                 break

@@ -75,11 +75,11 @@ class Session:
                 salted = one.with_body(cache_salt=f"oracle-{one.id}", prediction=None)
                 sample = await trusted.send(salted, purpose="accuracy")
                 if handover is not None:
-                    handover.note_own(1)
+                    handover.note_samples([sample])
                 answers.append(sample.text)
             return answers
 
-        handover = HandoverWatch(baseline) if baseline is not None else None
+        handover = HandoverWatch(baseline) if baseline is not None and request.baseline_is_ours else None
         if handover is not None:
             await handover.begin()
         arms = {candidate.endpoint.name: candidate, **({"baseline": baseline} if baseline is not None else {})}

@@ -3,7 +3,7 @@
 from sartor_agents.measurement.messages import EvaluateResponse, FailureClass, Reason
 from sartor_agents.measurement.pairs import (
     MeasurementFailure,
-    check_candidate,
+    check_usage,
     contended,
     disturbed_window,
     failures,
@@ -40,7 +40,7 @@ async def single(session: Session) -> EvaluateResponse:
                     f"{void} windows were disturbed, {policy.invalid_pairs_max} may be repeated; the last one: {why}",
                 )
             continue
-        check_candidate(run)
+        check_usage(run)
         if any(not sample.ok for sample in run.samples):
             raise MeasurementFailure(
                 Reason.REQUEST_FAILED, FailureClass.INFRASTRUCTURE, f"the server failed requests: {failures(run)}"
