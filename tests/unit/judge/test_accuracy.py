@@ -108,14 +108,23 @@ def test_what_rounding_the_logits_takes_for_equal_is_a_tie(counter: TokenCounter
     coarse = Writes([A, A, A], other=C, ties=[1], step=0.001)
     verdict = check_answer(coarse, REQUEST, "ac", counter, tolerance=0.0005)
     assert verdict.right and verdict.tolerances == pytest.approx((0.0015, 0.0015))
-    assert same_answer(coarse, REQUEST, "aaa", "aca", counter, tolerance=0.0005)
+    assert same_answer(coarse, REQUEST, "aaa", "acc", counter, tolerance=0.0005)
 
 
 def test_only_tokens_near_the_best_make_two_texts_the_same(counter: TokenCounter) -> None:
     model = Writes([A, A, A], other=C, ties=[1])
-    assert same_answer(model, REQUEST, "aaa", "aca", counter, tolerance=0.05)
+    assert same_answer(model, REQUEST, "aaa", "acc", counter, tolerance=0.05)
     assert not same_answer(model, REQUEST, "aaa", "aba", counter, tolerance=0.05), "b is far behind at that tie"
     assert not same_answer(model, REQUEST, "aaa", "aa", counter, tolerance=0.05)
+    assert not same_answer(model, REQUEST, "aaa", "aca", counter, tolerance=0.05), "wrong right after the tie"
+    assert not same_answer(model, REQUEST, "aba", "aaa", counter, tolerance=0.05), "the first is wrong, and no tie parts them"
+
+
+def test_two_right_texts_that_are_spelled_otherwise_are_the_same(counter: TokenCounter) -> None:
+    model = Writes([A, A, B], other=C, ties=[1])  # its own path: a, a, b
+    one, other = "aab", "acc"
+    assert counter.encode(one) == [A, AB], "the tokenizer merges what the model wrote as two tokens"
+    assert same_answer(model, REQUEST, one, other, counter, tolerance=0.05)
 
 
 def sample(tokens: int, finish: str | None) -> Sample:

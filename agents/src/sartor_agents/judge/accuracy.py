@@ -122,9 +122,17 @@ def _respelled(
 def same_answer(
     reference: Checker, request: GenerationRequest, one: str, other: str, counter: TokenCounter, *, tolerance: float
 ) -> bool:
-    """Whether two answers to one request are equal, or differ only from a tie of the reference on."""
+    """Whether two answers to one request are equal, or differ only as ties of the reference allow.
+
+    Where the first is right, so has the other one to be, to its end and in as many tokens. A first answer that is wrong
+    itself (which is another check's to say) is only held to where they part: that has to be a tie.
+    """
     if one == other:
         return True
+    first = check_answer(reference, request, one, counter, tolerance=tolerance)
+    if first.right:
+        second = check_answer(reference, request, other, counter, tolerance=tolerance)
+        return second.right and len(second.output_ids) == len(first.output_ids)
     a, b = counter.encode(one), counter.encode(other)
     split = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     if split >= min(len(a), len(b)):

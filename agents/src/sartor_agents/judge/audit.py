@@ -19,7 +19,7 @@ from sartor_agents.measurement.pairs import MeasurementFailure, Pair
 from .divergence import NAME, busiest, logprob_divergence, too_slow
 from .limits import timed
 from .opening import Bench, Cost, JudgingError
-from .reference_check import Checker
+from .reference_check import Checker, reference_failed
 from .timing import seconds_per_token
 
 _TRIES = 3
@@ -61,9 +61,7 @@ class Auditor:
             bench = self._bench(session)
             check = await timed(bench, NAME, logprob_divergence(bench, window=_WINDOW), _LIMIT_REQUESTS)
         except (JudgingError, ImportError, OSError, RuntimeError, ValueError) as error:
-            raise MeasurementFailure(
-                Reason.INTERNAL, FailureClass.INFRASTRUCTURE, f"the reference failed: {error or type(error).__name__}"
-            ) from error
+            raise MeasurementFailure(Reason.INTERNAL, FailureClass.INFRASTRUCTURE, reference_failed(error)) from error
         if not check.passed:
             raise MeasurementFailure(check.reason, FailureClass.CANDIDATE, f"after the windows: {check.message}")
         if session.handover is not None and (count := await session.handover.count()):

@@ -18,7 +18,7 @@ from sartor_agents.scenarios import Scenario, ScenarioError, open_scenario
 
 from .accuracy import AnswerVerdict, check_answer, check_ids, same_answer
 from .logprobs import Divergence
-from .reference_check import Checker, ReferenceCheck
+from .reference_check import Checker, ReferenceCheck, reference_failed
 
 OpenReference = Callable[[Path], Checker]
 """Opens the reference of a model folder; called once, after the candidate was found to be up."""
@@ -122,9 +122,7 @@ class Bench:
         try:
             return ask(self._reference)
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
-            raise JudgingError(
-                Reason.INTERNAL, FailureClass.INFRASTRUCTURE, f"the reference failed: {error or type(error).__name__}"
-            ) from error
+            raise JudgingError(Reason.INTERNAL, FailureClass.INFRASTRUCTURE, reference_failed(error)) from error
         finally:
             taken = time.monotonic() - begun
             self._referring += taken

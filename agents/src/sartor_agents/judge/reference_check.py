@@ -81,3 +81,11 @@ class Checker(Protocol):
     def generate(self, prompt_ids: Sequence[int], tokens: int) -> list[int]:
         """Its own greedy tokens, exactly so many."""
         ...
+
+
+def reference_failed(error: BaseException) -> str:
+    """The sentence for people when the reference could not say anything."""
+    return (
+        f"the reference (transformers, on this machine's processors) failed: {error or type(error).__name__}; "
+        "look for a lack of memory first"
+    )

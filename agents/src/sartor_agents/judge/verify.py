@@ -9,7 +9,7 @@ from sartor_agents.measurement.samples import GenerationRequest, Sample
 from sartor_agents.measurement.tokens import TokenCounter
 
 from .accuracy import AnswerVerdict, check_answer, describe, mislabelled
-from .reference_check import Checker
+from .reference_check import Checker, reference_failed
 from .ties import tie_budget
 
 
@@ -37,9 +37,7 @@ def verifier(
                     f"rounding explains at most {budget.allowed}"
                 )
         except (ImportError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            raise MeasurementFailure(
-                Reason.INTERNAL, FailureClass.INFRASTRUCTURE, f"the reference failed: {error or type(error).__name__}"
-            ) from error
+            raise MeasurementFailure(Reason.INTERNAL, FailureClass.INFRASTRUCTURE, reference_failed(error)) from error
         return None
 
     return verify

@@ -22,6 +22,10 @@ _PROBES = 3
 _PROBE_PAUSE = 1.0
 _LEAST_LAG = 0.02  # seconds: a machine without load delays a timer so much now and then
 _SUSPICIOUS = (ErrorClass.CONNECT, ErrorClass.RESET, ErrorClass.STALL, ErrorClass.TIMEOUT)
+_NEXT = {
+    FailureClass.CANDIDATE: "The candidate has to stop doing that",
+    FailureClass.MEASUREMENT: "Measure again when the machine does less, or on one that does nothing else",
+}
 _FAILED_PAIRS_MAX = 1
 """Pairs in which the candidate answered nothing under a condition: one may be an accident of the machine."""
 
@@ -258,7 +262,7 @@ def too_many(void: Sequence[Pair], policy: MeasurementPolicy) -> MeasurementFail
         reason,
         blamed,
         f"{len(void)} pairs were disturbed, {policy.invalid_pairs_max} may be repeated; "
-        f"{often} of them like this: {last.why}",
+        f"{often} of them like this: {last.why}. {_NEXT[blamed]}",
     )
 
 

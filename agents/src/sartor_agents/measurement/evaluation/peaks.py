@@ -52,7 +52,8 @@ class _Sweep:
                 Reason.NO_PEAK,
                 blamed,
                 f"the {self._client.endpoint.name} does not sustain one request at a time within the service level "
-                f"({session.policy.service_level.model_dump(exclude_none=True)})",
+                f"({session.policy.service_level.model_dump(exclude_none=True)}); "
+                "ask for a looser one in the guardrails, or measure fixed concurrencies instead (findPeak: false)",
             )
         return peak
 

@@ -37,7 +37,8 @@ async def single(session: Session) -> EvaluateResponse:
                 raise MeasurementFailure(
                     reason,
                     FailureClass.MEASUREMENT,
-                    f"{void} windows were disturbed, {policy.invalid_pairs_max} may be repeated; the last one: {why}",
+                    f"{void} windows were disturbed, {policy.invalid_pairs_max} may be repeated; the last one: {why}. "
+                    "Measure again when the machine does less",
                 )
             continue
         check_usage(run)
