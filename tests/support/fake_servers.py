@@ -41,6 +41,7 @@ class Behaviour:
     wrong_when_predicted: bool = False
     wrong_when_whole: bool = False  # not streamed
     wrong_after_disconnect: bool = False
+    wrong_when_repeated: bool = False  # a prompt seen before
     echo_prediction: bool = False
     accept_anything: bool = False  # 200 to bad input
     crash_on: str | None = None  # a request whose body holds this text: closes, and is unhealthy from then on
@@ -210,6 +211,7 @@ class FakeServer:
             (behaviour.wrong_when_whole, not body.get("stream")),
             (behaviour.wrong_with_logprobs, body.get("logprobs") is not None),
             (behaviour.wrong_after_disconnect, self.disconnected),
+            (behaviour.wrong_when_repeated, _prompt(body) in self.seen),
         )
         applies = not any(asked for asked, _ in conditional) or any(asked and true for asked, true in conditional)
         if at is not None and applies and at < len(answer):
@@ -256,7 +258,7 @@ class FakeServer:
             self.asked_for_logprobs = True
         if behaviour.slow_after_logprobs is not None and self.asked_for_logprobs:
             seconds = behaviour.slow_after_logprobs
-        prompt = json.dumps([body.get("prompt"), body.get("messages")])
+        prompt = _prompt(body)
         if prompt not in self.seen:
             await asyncio.sleep(behaviour.prompt_seconds)
             self.seen.add(prompt)
@@ -332,6 +334,10 @@ def likely(facts: ChainFacts, before: int, *, tied: bool = False) -> list[tuple[
     others = [facts.first_word + (best - facts.first_word + step) % words for step in (7, *range(1, 7), *range(8, 16))]
     logprobs = [-0.701 if tied else -4.7, *(-7.0 - 0.1 * step for step in range(14))]
     return [(best, -0.7), *zip(others, logprobs, strict=True)]
+
+
+def _prompt(body: Mapping[str, Any]) -> str:
+    return json.dumps([body.get("prompt"), body.get("messages")])
 
 
 def _block(rows: list[list[tuple[str, float]]] | None, *, chat: bool) -> dict[str, Any] | None:

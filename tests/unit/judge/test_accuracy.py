@@ -117,7 +117,9 @@ def test_only_tokens_near_the_best_make_two_texts_the_same(counter: TokenCounter
     assert not same_answer(model, REQUEST, "aaa", "aba", counter, tolerance=0.05), "b is far behind at that tie"
     assert not same_answer(model, REQUEST, "aaa", "aa", counter, tolerance=0.05)
     assert not same_answer(model, REQUEST, "aaa", "aca", counter, tolerance=0.05), "wrong right after the tie"
-    assert not same_answer(model, REQUEST, "aba", "aaa", counter, tolerance=0.05), "the first is wrong, and no tie parts them"
+    assert not same_answer(model, REQUEST, "aba", "aaa", counter, tolerance=0.05), (
+        "the first is wrong, and no tie parts them"
+    )
 
 
 def test_two_right_texts_that_are_spelled_otherwise_are_the_same(counter: TokenCounter) -> None:

@@ -123,6 +123,24 @@ def test_the_reproducing_request_is_small(chain_model: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("behaviour", "name", "reason"),
+    [
+        (
+            Behaviour(wrong_token_at=5, wrong_when_busy=True, token_seconds=0.001),
+            "alone-or-batched",
+            Reason.BATCH_VARIANT,
+        ),
+        (Behaviour(wrong_token_at=5, wrong_when_repeated=True), "cache-hit-or-miss", Reason.CACHE_CHANGED_OUTPUT),
+    ],
+)
+def test_the_relation_that_broke_is_named(
+    chain_model: Path, tmp_path: Path, behaviour: Behaviour, name: str, reason: Reason
+) -> None:
+    check = next(c for c in run_judge(chain_model, tmp_path, behaviour).checks if c.name == name)
+    assert not check.passed and check.reason is reason and check.reproduce is not None, check.message
+
+
 def test_a_lossy_prediction_is_named_with_its_kind(chain_model: Path, tmp_path: Path) -> None:
     behaviour = Behaviour(wrong_token_at=5, wrong_when_predicted=True)
     response = run_judge(chain_model, tmp_path, behaviour)
