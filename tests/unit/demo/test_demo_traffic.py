@@ -21,7 +21,7 @@ from aiohttp import web
 
 import sartor_demo
 from sartor_demo.load import Load, outcome_of
-from sartor_demo.slow import RUNS, STANDS
+from sartor_demo.slow import MOST_RUNS, RUNS, STANDS
 from sartor_demo.traffic import SHORT_TOKENS, STREAM_TOKENS, Generator, Outcome, Plan, body, schedule
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -325,19 +325,20 @@ sys.exit(7)
 """
 
 
+def _stopped(pid: int, seconds: float) -> float:
+    """The share of the time that the kernel names the process as stopped; what else is computed here changes nothing."""
+    looks: list[bool] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        looks.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        time.sleep(0.02)
+    return sum(looks) / len(looks)
+
+
 @pytest.mark.alone
 def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: Path) -> None:
     slow, brake = Path(sartor_demo.__file__).with_name("slow.py"), tmp_path / "slow"
     output = tmp_path / "output"
-
-    def stopped(pid: int, seconds: float) -> float:
-        """The share of the time that the kernel names the process as stopped; what else is computed here changes nothing."""
-        looks = []
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            looks.append(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-            time.sleep(0.02)
-        return sum(looks) / len(looks)
 
     with output.open("wb") as out:
         process = subprocess.Popen([sys.executable, str(slow), str(brake), sys.executable, "-c", _COUNTS], stdout=out)
@@ -346,14 +347,14 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
             while not output.stat().st_size and time.monotonic() < deadline:
                 time.sleep(0.02)
             stack = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
-            free = stopped(stack, 1.0)
+            free = _stopped(stack, 1.0)
             brake.touch()
             time.sleep(0.5)
-            turn = RUNS + STANDS
-            braked = stopped(stack, 2 * turn)
+            turn = STANDS + MOST_RUNS * RUNS  # it always has work
+            braked = _stopped(stack, 2 * turn)
             brake.unlink()
             time.sleep(turn)
-            again = stopped(stack, 1.0)
+            again = _stopped(stack, 1.0)
             brake.touch()
             time.sleep(0.5)
         finally:
@@ -361,7 +362,25 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
         assert process.wait(20) == 7, "its exit code is the stack's"
     assert output.read_bytes().endswith(b"ended well\n"), "also a stack that stands still is told to end"
     assert (free, again) == (0, 0)
-    assert 0.5 < braked < 0.85, "two thirds of its time"
+    assert 0.35 < braked < 0.75, "half of its time; one that has nothing to do stands for four fifths"
+
+
+@pytest.mark.alone
+def test_a_stack_without_work_stands_for_most_of_the_time(tmp_path: Path) -> None:
+    """However fast it answers: a run is over as soon as nothing is left to do."""
+    slow, brake = Path(sartor_demo.__file__).with_name("slow.py"), tmp_path / "slow"
+    brake.touch()
+    process = subprocess.Popen(
+        [sys.executable, str(slow), str(brake), sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    )
+    try:
+        time.sleep(0.5)
+        stack = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        braked = _stopped(stack, 2 * (STANDS + RUNS))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+    assert 0.65 < braked < 0.95, "four fifths"
 
 
 def test_a_stack_that_a_signal_ended_says_so(tmp_path: Path) -> None:

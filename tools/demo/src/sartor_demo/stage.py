@@ -16,6 +16,7 @@ from sartor_demo.board import Board, View
 from sartor_demo.errors import DemoError
 from sartor_demo.follow import Events, Json, News, over, phase_of, stuck
 from sartor_demo.load import Load, outcome_of
+from sartor_demo.slow import STANDS
 from sartor_demo.traffic import STREAM_TOKENS, STREAMS, WORDS, Plan
 from sartor_devcluster import DevCluster
 
@@ -177,7 +178,9 @@ class Stage:
         share = int(((found.get("status") or {}).get("candidate") or {}).get("weight", 0))
         if self._brake is not None and share >= SLOW_AT and ended(found) is None and not self._brake.exists():
             self._brake.touch()
-            self._view.say(f"  PLANTED: at {share} % the new stack gets a third of its time from now on")
+            self._view.say(
+                f"  PLANTED: at {share} % the new stack is stopped for {STANDS:g} s again and again from now on"
+            )
 
     def _begin(self, rollout: Json, news: News) -> None:
         with suppress(PermissionError):  # as an ordinary user: then it stays behind
