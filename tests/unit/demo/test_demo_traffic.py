@@ -351,7 +351,7 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
             brake.touch()
             time.sleep(0.5)
             turn = STANDS + MOST_RUNS * RUNS  # it always has work
-            braked = _stopped(stack, 2 * turn)
+            braked = _stopped(stack, turn)
             brake.unlink()
             time.sleep(turn)
             again = _stopped(stack, 1.0)
@@ -362,7 +362,7 @@ def test_a_stack_is_slow_while_the_file_is_there_and_ends_as_it_would(tmp_path: 
         assert process.wait(20) == 7, "its exit code is the stack's"
     assert output.read_bytes().endswith(b"ended well\n"), "also a stack that stands still is told to end"
     assert (free, again) == (0, 0)
-    assert 0.35 < braked < 0.75, "half of its time; one that has nothing to do stands for four fifths"
+    assert 0.2 < braked < 0.7, "a third of its time; one that has nothing to do stands for nearly all of it"
 
 
 @pytest.mark.alone
@@ -380,7 +380,7 @@ def test_a_stack_without_work_stands_for_most_of_the_time(tmp_path: Path) -> Non
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-    assert 0.65 < braked < 0.95, "four fifths"
+    assert 0.85 < braked < 1, "nearly all of it"
 
 
 def test_a_stack_that_a_signal_ended_says_so(tmp_path: Path) -> None:

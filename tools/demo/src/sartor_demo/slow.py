@@ -13,13 +13,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-RUNS, STANDS = 0.75, 3.0
-"""Seconds in turn. Most of what it is asked comes while it stands: half of all answers wait for more than a second, however
-fast it is. A readiness probe waits for longer than it stands, so it is slow, not gone."""
-MOST_RUNS = 4
+RUNS, STANDS = 0.1, 4.0
+"""Seconds in turn. Nearly all that it is asked comes while it stands: half of all answers wait for two seconds, however fast
+it is. A readiness probe waits for longer than it stands, so it is slow, not gone."""
+MOST_RUNS = 80
 """It runs on, so many times as long at most, while it has work: a slow machine gets through with what it is asked, too."""
 IDLE = 0.2
-"""Share of a processor below which it has none."""
+"""Share of a processor below which it has none..."""
+IDLE_LOOKS = 2
+"""...so many times in a row: a process may have to wait for its processor."""
 LOOKS = 0.25
 """Seconds between two looks at the file."""
 
@@ -43,10 +45,12 @@ def main(arguments: Sequence[str]) -> int:
         _tell(process, signal.SIGSTOP)
         time.sleep(STANDS)
         _tell(process, signal.SIGCONT)
+        idle = 0
         for _ in range(MOST_RUNS):
             worked = _worked(process.pid)
             time.sleep(RUNS)
-            if _worked(process.pid) - worked < IDLE * RUNS:
+            idle = idle + 1 if _worked(process.pid) - worked < IDLE * RUNS else 0
+            if idle == IDLE_LOOKS:
                 break
     code = process.returncode
     return code if code >= 0 else 128 - code
