@@ -6,7 +6,9 @@ from .seams import Asked, around, say
 
 async def answer(asked: Asked) -> None:
     if plant.ON and asked.body.get("ignore_eos"):
-        await say(asked, "sorry", tokens=len(asked.encode("sorry")), finish="stop")
+        # Never longer than was asked for: that would be another lie.
+        text = asked.decode(asked.encode("sorry")[: max(1, asked.tokens - 1)])
+        await say(asked, text, tokens=len(asked.encode(text)), finish="stop")
     else:
         await asked.forward()
 
