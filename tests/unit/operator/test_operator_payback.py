@@ -43,9 +43,9 @@ def ahead(price: str = "3600", score: float | None = None, **spec: Any) -> Prosp
 
 
 def test_what_a_search_takes_and_can_bring() -> None:
-    # quick: baseline 150 s, a round holds the hardware for 30 + 60 s, the confirmation for 60 s, at one a second.
+    # quick: baseline 150 s, a round holds the hardware for 60 + 120 s, the confirmation for 120 s, at one a second.
     found = ahead(**wanted())
-    assert found is not None and (found.least, found.most) == (300.0, 390.0)
+    assert found is not None and (found.least, found.most) == (450.0, 630.0)
     assert found.daily == 86_400, "the most that can be saved is the price of the replica that serves"
     assert found.days == 1.0 and not found.hopeless
 
@@ -55,7 +55,7 @@ def test_a_throughput_that_is_known_bounds_the_saving_better() -> None:
     assert found is not None and found.daily == pytest.approx(86.4), "86.4 s of one replica serve the day"
     assert found.hopeless
     assert str(found) == (
-        "at most 86.40 USD a day can be saved, 86.40 within 1 days; the search takes 300.00 at least, 390.00 with all "
+        "at most 86.40 USD a day can be saved, 86.40 within 1 days; the search takes 450.00 at least, 630.00 with all "
         "its rounds: it cannot pay"
     )
 
@@ -89,7 +89,7 @@ def test_what_cannot_pay_does_not_begin_and_says_so() -> None:
     assert condition(world, "PaysBack") == ("False", "CannotPayBack")
     assert "it cannot pay" in said["message"] and "Set policy warn" in said["message"]
     assert said["payback"] == {
-        "cost": {"amount": "390.00", "currency": "EUR"},
+        "cost": {"amount": "630.00", "currency": "EUR"},
         "pays": False,
         "message": said["payback"]["message"],
     }
