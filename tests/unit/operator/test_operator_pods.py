@@ -201,6 +201,7 @@ def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credenti
     assert fetch["name"] == "fetch-model" and fetch["command"] == ["sartor-role", "fetch-model"]
     source = next(e["value"] for e in fetch["env"] if e["name"] == "SARTOR_MODEL_SOURCE")
     assert '"size":"52m"' in source
+    assert {"name": "SARTOR_MODEL_PART", "value": "served"} in fetch["env"]
 
 
 def test_on_a_shared_network_servers_bind_the_address_of_their_pod() -> None:

@@ -28,6 +28,10 @@ from sartor_api.search.records import (
 LONGEST_REPORT = 4096
 """Bytes of a termination message that the kubelet keeps."""
 
+ModelPart = Literal["all", "served", "configuration"]
+"""How much of a checkpoint a pod gets: all of it (judge, evaluator, tuner); without the answers that a made checkpoint
+has beside its weights, which are sealed data (a stack, a baseline); without weights (planner, implementer)."""
+
 COMMIT = r"^[0-9a-f]{40}$"
 HASH = r"^[0-9a-f]{64}$"
 

@@ -10,6 +10,7 @@ from typing import Any
 from sartor_api.agent_profile import AgentProfileSpec
 from sartor_api.hardware_target import HardwareTargetSpec
 from sartor_api.model import ModelSource
+from sartor_api.search.wire import ModelPart
 from sartor_operator.kinds import Manifest
 from sartor_operator.settings import Settings
 
@@ -194,10 +195,10 @@ def model_needs_credentials(source: ModelSource) -> str | None:
     return None
 
 
-def model_volumes(place: Place, *, configuration_only: bool = False) -> tuple[list[Manifest], Manifest, list[Manifest]]:
-    """(volumes, the mount, init containers) that put the checkpoint at `MODEL`, read-only.
+def model_volumes(place: Place, much: ModelPart) -> tuple[list[Manifest], Manifest, list[Manifest]]:
+    """(volumes, the mount, init containers) that put the checkpoint, or `much` of it, at `MODEL`, read-only.
 
-    A claim is mounted; any other source is fetched by an init container of Sartor's own image into an empty volume.
+    A claim is mounted whole; any other source is fetched by an init container of Sartor's own image into an empty volume.
     """
     claim = place.model.persistent_volume_claim
     if claim is not None:
@@ -212,7 +213,7 @@ def model_volumes(place: Place, *, configuration_only: bool = False) -> tuple[li
             {"name": "SARTOR_MODEL_SOURCE", "value": place.model.model_dump_json(by_alias=True, exclude_none=True)},
             {"name": "SARTOR_MODEL", "value": MODEL},
             {"name": "SARTOR_MODEL_DTYPE", "value": place.dtype},
-            {"name": "SARTOR_CONFIGURATION_ONLY", "value": "true" if configuration_only else "false"},
+            {"name": "SARTOR_MODEL_PART", "value": much},
         ],
         volumeMounts=[{"name": "model", "mountPath": MODEL}],
     )

@@ -168,7 +168,7 @@ def _pod(
         volumes.append({"name": "seal", "secret": {"secretName": objects.seed, "defaultMode": 0o440}})
         mounts.append({"name": "seal", "mountPath": _SEAL, "readOnly": True})
         environment.append({"name": "SARTOR_SEED_FILE", "value": f"{_SEAL}/{SEED_KEY}"})
-    model, model_mount, fetch = model_volumes(place, configuration_only=not serving)
+    model, model_mount, fetch = model_volumes(place, "all" if serving else "configuration")
     volumes += model
     mounts.append(model_mount)
     token: Manifest = {
