@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from redteam_registry import CHEATS, NOT_PLAYED, Cheat, Denied, Rejected
 
@@ -20,9 +20,6 @@ SEEN = HERE / "seen.json"
 PAGE = HERE.parents[1] / "docs" / "measurement" / "red-team.md"
 INTRODUCTION = HERE / "page.md"
 
-
-Where = Literal["process", "processes", "cluster"]
-"""Where the gates ran: in the test's process, in processes of their own as in a run, in pods of a cluster."""
 
 Trial = TypeVar("Trial", bound="Outcome")
 
@@ -36,29 +33,31 @@ class Outcome(Protocol):
     def seconds(self) -> float: ...
 
 
-def watched(cheat: str, side: str, trial: Callable[[], Trial], *, where: Where) -> Trial:
-    """Run a trial and keep what was seen of a cheat or its twin, also when it did not end as it should. Raises what the
-    trial raises."""
+def watched(cheat: str, side: str, trial: Callable[[], Trial], *, own_processes: bool) -> Trial:
+    """Run a trial and keep what was seen of a cheat or its twin, also when it did not end as it should.
+
+    `own_processes`: whether the gates ran in processes of their own, as in a run. Raises what the trial raises.
+    """
     begun = time.monotonic()
     try:
         seen = trial()
     except AssertionError as error:
         first = (str(error).splitlines() or ["no message"])[0]
-        _record(cheat, side, f"NOT as it should: {first[:160]}", time.monotonic() - begun, where)
+        _record(cheat, side, f"NOT as it should: {first[:160]}", time.monotonic() - begun, own_processes)
         raise
-    _record(cheat, side, seen.outcome, seen.seconds, where)
+    _record(cheat, side, seen.outcome, seen.seconds, own_processes)
     return seen
 
 
-def _record(cheat: str, side: str, outcome: str, seconds: float, where: Where) -> None:
+def _record(cheat: str, side: str, outcome: str, seconds: float, own_processes: bool) -> None:
     """Runs are one after the other, so the file has one writer."""
     content = _seen()
-    content.setdefault(cheat, {})[f"{side} in a cluster" if where == "cluster" else side] = {
+    content.setdefault(cheat, {})[side] = {
         "outcome": outcome,
         "seconds": round(seconds, 1),
         "at": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": _commit(),
-        "where": where,
+        "own_processes": own_processes,
     }
     text = json.dumps(dict(sorted(content.items())), indent=1) + "\n"
     partial = SEEN.with_suffix(f".{os.getpid()}")
@@ -77,8 +76,8 @@ def render() -> str:
     """The whole page."""
     seen = _seen()
     table = [
-        "| cheat | what it does | what catches it | ends as | seen | honest twin | in a cluster | its twin in a cluster |",
-        "|---|---|---|---|---|---|---|---|",
+        "| cheat | what it does | what catches it | ends as | seen | honest twin |",
+        "|---|---|---|---|---|---|",
         *(_row(cheat, seen.get(cheat.name, {})) for cheat in CHEATS if cheat.rows),
     ]
     found = [*table[:2], *(_row(cheat, seen.get(cheat.name, {})) for cheat in CHEATS if not cheat.rows)]
@@ -103,14 +102,8 @@ def _row(cheat: Cheat, seen: dict[str, Any]) -> str:
             ends = "measured: no gain"
     return (
         f"| {cheat.name}{lines} | {cheat.does} | {cheat.caught_by} | {ends} | {_cell(seen.get('cheat'))} | "
-        f"{_cell(seen.get('twin'))} | {_cluster_cells(cheat, seen)} |"
+        f"{_cell(seen.get('twin'))} |"
     )
-
-
-def _cluster_cells(cheat: Cheat, seen: dict[str, Any]) -> str:
-    if cheat.local_only:
-        return f"not played: {cheat.local_only} | not played"
-    return f"{_cell(seen.get('cheat in a cluster'))} | {_cell(seen.get('twin in a cluster'))}"
 
 
 def _cell(entry: dict[str, Any] | None) -> str:
@@ -118,7 +111,7 @@ def _cell(entry: dict[str, Any] | None) -> str:
         return "not run"
     return (
         f"{entry['outcome']}, {entry['seconds']:g} s ({entry['at']}, {entry.get('commit') or 'commit not kept'}"
-        f"{', in process' if entry['where'] == 'process' else ''})"
+        f"{'' if entry['own_processes'] else ', in process'})"
     )
 
 

@@ -45,7 +45,7 @@ def play(open_range: Range, cheat: Cheat, side: str) -> bool:
     """Whether it ended as the registry says."""
     begun = time.monotonic()
     try:
-        seen = watched(cheat.name, side, lambda: SIDES[side](open_range, cheat), where="process")
+        seen = watched(cheat.name, side, lambda: SIDES[side](open_range, cheat), own_processes=False)
     except AssertionError as error:
         print(f"{time.monotonic() - begun:6.1f} s  {cheat.name}, {side}: NOT AS IT SHOULD: {error}", flush=True)
         return False

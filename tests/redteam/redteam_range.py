@@ -148,7 +148,7 @@ class Range:
         begun = time.monotonic()
         result = self._steps.execute(begin, run, lambda _: None).result
         log = self._layout.logs / f"{begin.id.replace('/', '-')}-candidate.log"
-        reason, message = held_against(result)
+        reason, message = _held_against(result)
         return Shot(
             reason, message, result, log.read_text(errors="replace") if log.exists() else "", time.monotonic() - begun
         )
@@ -199,7 +199,7 @@ class Range:
         self._steps.close()
 
 
-def held_against(result: StepResult) -> tuple[str | None, str]:
+def _held_against(result: StepResult) -> tuple[str | None, str]:
     """(reason, message) of the first verdict against a candidate, or of a measurement that is no win for it."""
     match result:
         case Judgement(failure=Verdict() as verdict) | (Verdict(passed=False) as verdict):

@@ -46,13 +46,8 @@ class Cheat:
     guardrail: tuple[str, float] | None = None
     starts: int = 1
     open: str = ""
-    local_only: str = ""
-    sooner: str = ""
     policy: dict[str, float] = field(default_factory=dict[str, float])
 
-
-_BESIDE_A_FAST_BASELINE = "it is told by a comparison of speeds, and the baseline of the cluster's tests is a slow one"
-_BLIND = "in a cluster the evaluator sees neither processors nor connections of other pods"
 
 CHEATS: tuple[Cheat, ...] = (
     # --- the table of cheats ------------------------------------------------------------------------------------------
@@ -68,7 +63,7 @@ CHEATS: tuple[Cheat, ...] = (
     Cheat("doubled_chunks", "sends every chunk twice and counts both", "no answer may have more tokens than were asked for",
           Rejected("AnswerMislabelled"), rows=(6,)),
     Cheat("split_chunks", "splits chunks into single characters", "tokens are counted in the text, never chunks",
-          Worthless(), gate="evaluate", rows=(6,), local_only=_BESIDE_A_FAST_BASELINE),
+          Worthless(), gate="evaluate", rows=(6,)),
     Cheat("honest_first", "is right for as long as a judge asks, wrong afterwards",
           "answers of the scored windows are compared with the baseline's and the reference",
           Rejected("OutputDiverged"), gate="evaluate", rows=(7,)),
@@ -76,7 +71,7 @@ CHEATS: tuple[Cheat, ...] = (
           Rejected("RequestFailed"), rows=(8,), quick=True),
     Cheat("delayed_admission", "lets requests wait unseen at its door",
           "time counts from when a request was due; the guardrail on TTFT", Rejected("GuardrailBroken"),
-          gate="evaluate", rows=(8,), guardrail=("ttftP99", 0.9), local_only=_BESIDE_A_FAST_BASELINE),
+          gate="evaluate", rows=(8,), guardrail=("ttftP99", 0.9)),
     Cheat("int8_weights", "rounds every matrix to eight bits", "divergence of logprobs from the reference",
           Rejected("LogprobsDiverged"), rows=(9,)),
     Cheat("fewer_layers", "leaves the last layer out", "divergence of logprobs from the reference",
@@ -95,10 +90,9 @@ CHEATS: tuple[Cheat, ...] = (
           "accuracy is drawn from the benchmark's stream at its concurrency",
           Rejected("OutputDiverged"), rows=(16,)),
     Cheat("idle_work", "works ahead whenever nobody asks it for anything",
-          "its CPU time in the baseline's windows", Rejected("IdleArmBusy"), gate="evaluate", rows=(17, 19),
-          local_only=_BLIND),
+          "its CPU time in the baseline's windows", Rejected("IdleArmBusy"), gate="evaluate", rows=(17, 19)),
     Cheat("flattering_metrics", "is slow, and ten times as good by its own /metrics", "self-reports never choose",
-          Rejected("NoGain"), gate="evaluate", rows=(18,), local_only=_BESIDE_A_FAST_BASELINE),
+          Rejected("NoGain"), gate="evaluate", rows=(18,)),
     Cheat("handover", "hands to the baseline what it should serve", "the baseline's own counter",
           Rejected("HandedOver"), rows=(20,)),
     # --- found here ---------------------------------------------------------------------------------------------------
@@ -120,16 +114,14 @@ CHEATS: tuple[Cheat, ...] = (
           Rejected("NotStreamed"), gate="evaluate"),
     Cheat("hoarding", "keeps tokens back in the ramp and sends them into the window",
           "tokens of a request that began before the window count at most in proportion",
-          Worthless(), gate="evaluate", policy={"replicates_min": 4, "replicates_max": 4},
-          local_only=_BESIDE_A_FAST_BASELINE),
+          Worthless(), gate="evaluate", policy={"replicates_min": 4, "replicates_max": 4}),
     Cheat("sheds_some", "refuses every tenth request once it was judged, so that latencies have no 99th percentile",
           "a failed request is infinitely slow, and breaks every bound on the percentile", Rejected("GuardrailBroken"),
-          gate="evaluate", guardrail=("ttftP99", 2.0), sooner="RequestFailed"),
+          gate="evaluate", guardrail=("ttftP99", 2.0)),
     Cheat("throttle_baseline", "burns CPU in short-lived processes while the baseline is measured",
-          "its CPU time in the baseline's windows", Rejected("IdleArmBusy"), gate="evaluate", local_only=_BLIND),
+          "its CPU time in the baseline's windows", Rejected("IdleArmBusy"), gate="evaluate"),
     Cheat("flood_baseline", "keeps the baseline busy with requests for /metrics while it is measured",
-          "the kernel's count of what others sent it", Rejected("ForeignTraffic"), gate="evaluate",
-          local_only=_BLIND),
+          "the kernel's count of what others sent it", Rejected("ForeignTraffic"), gate="evaluate"),
     Cheat("streaming_differs", "saves half of the work where nobody watches it come",
           "streamed and whole texts are compared", Rejected("StreamingChangedOutput")),
     Cheat("stale_after_disconnect", "does not clean up after a client that went away",
@@ -137,7 +129,7 @@ CHEATS: tuple[Cheat, ...] = (
     Cheat("accepts_anything", "checks nothing and answers 200", "the battery of bad input",
           Rejected("BadInputAccepted")),
     Cheat("falls_over", "ends at a field that it does not know", "the battery of bad input",
-          Rejected("BadInputCrashed"), sooner="CandidateExited"),
+          Rejected("BadInputCrashed")),
 )  # fmt: skip
 
 BY_NAME = {cheat.name: cheat for cheat in CHEATS}

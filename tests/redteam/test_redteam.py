@@ -11,9 +11,9 @@ pytestmark = pytest.mark.exhaustive
 
 @pytest.mark.parametrize("cheat", parameters(CHEATS))
 def test_a_cheat_is_rejected_by_its_own_reason(full_range: Range, cheat: Cheat) -> None:
-    watched(cheat.name, "cheat", lambda: try_cheat(full_range, cheat), where="processes")
+    watched(cheat.name, "cheat", lambda: try_cheat(full_range, cheat), own_processes=True)
 
 
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)
 def test_its_honest_twin_passes(full_range: Range, cheat: Cheat) -> None:
-    watched(cheat.name, "twin", lambda: try_twin(full_range, cheat), where="processes")
+    watched(cheat.name, "twin", lambda: try_twin(full_range, cheat), own_processes=True)

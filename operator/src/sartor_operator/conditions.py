@@ -20,6 +20,7 @@ State = Literal["True", "False", "Unknown"]
 SEARCH_REASONS: Mapping[SearchReason, Reason] = {
     SearchReason.TARGET_MET: Reason.TARGET_MET,
     SearchReason.PLATEAU: Reason.PLATEAU,
+    SearchReason.THRASHING: Reason.THRASHING,
     SearchReason.NOTHING_LEFT: Reason.EXHAUSTED,
     SearchReason.ROUNDS_SPENT: Reason.BUDGET_SPENT,
     SearchReason.WALL_CLOCK_SPENT: Reason.BUDGET_SPENT,

@@ -146,7 +146,8 @@ def test_places(pods: dict[str, Any], what: str) -> None:
     spec = pods[what]["spec"]
     on_accelerator = what not in ("planner", "implementer")
     assert spec["nodeSelector"] == ({"pool": "h100"} if on_accelerator else {"pool": "small"})
-    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    own_nodes = [] if on_accelerator else [{"key": "sartor.dev/agents", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, *own_nodes]
     assert spec.get("runtimeClassName") == {"implementer": "gvisor", "planner": None}.get(what, "nvidia")
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     holds = what in ("tuner", *SERVERS)
@@ -201,7 +202,6 @@ def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credenti
     assert fetch["name"] == "fetch-model" and fetch["command"] == ["sartor-role", "fetch-model"]
     source = next(e["value"] for e in fetch["env"] if e["name"] == "SARTOR_MODEL_SOURCE")
     assert '"size":"52m"' in source
-    assert {"name": "SARTOR_MODEL_PART", "value": "served"} in fetch["env"]
 
 
 def test_on_a_shared_network_servers_bind_the_address_of_their_pod() -> None:

@@ -15,8 +15,6 @@ from pods_world import PodWorld, pod_world
 from sartor_agents.checkpoints import SyntheticSource, resolve
 from sartor_agents.pods import __main__ as pods
 from sartor_agents.pods import contract
-from sartor_agents.pods.contract import ContractError
-from sartor_agents.pods.model import fetch
 from sartor_agents.pods.tools import Tools, fingerprint, serving_hardware
 from sartor_api.search.records import BaselineRecord, StepKind
 from sartor_api.search.wire import LONGEST_REPORT
@@ -145,7 +143,7 @@ def test_a_synthetic_model_s_configuration_is_put_into_the_volume(
     for name, value in {
         "SARTOR_MODEL": str(target),
         "SARTOR_MODEL_SOURCE": json.dumps(source),
-        "SARTOR_MODEL_PART": "configuration",
+        "SARTOR_CONFIGURATION_ONLY": "true",
         "TERMINATION_LOG": str(said),
     }.items():
         monkeypatch.setenv(name, value)
@@ -153,7 +151,7 @@ def test_a_synthetic_model_s_configuration_is_put_into_the_volume(
     assert pods.main(["fetch-model"]) == 0, said.read_text()
     names = {path.name for path in target.iterdir()}
     assert "config.json" in names and not [name for name in names if name.endswith(".safetensors")]
-    monkeypatch.setenv("SARTOR_MODEL_PART", "all")
+    monkeypatch.setenv("SARTOR_CONFIGURATION_ONLY", "false")
     assert pods.main(["fetch-model"]) == 0, said.read_text()
     assert (target / "model.safetensors").is_file() and not (target / ".fetch").exists()
 
@@ -175,26 +173,6 @@ def test_a_checkpoint_that_the_image_holds_is_copied_and_stays(tmp_path: Path, m
     assert pods.main(["fetch-model"]) == 0, said.read_text()
     assert (target / "mark").read_text() == "of the image"
     assert (held / "model.safetensors").read_bytes() == (target / "model.safetensors").read_bytes()
-
-
-@pytest.mark.parametrize(("much", "there"), [("all", True), ("served", False)])
-def test_what_serves_does_not_get_the_answers_of_a_made_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, much: str, there: bool
-) -> None:
-    target, cache = tmp_path / "model", tmp_path / "cache"
-    target.mkdir()
-    resolve(SyntheticSource("chain", "llama", "tiny", 0, "bfloat16"), cache=cache)
-    monkeypatch.setenv("SARTOR_CACHE", str(cache))
-    source = {"synthetic": {"kind": "chain", "architecture": "llama", "size": "tiny"}}
-    fetch({"SARTOR_MODEL": str(target), "SARTOR_MODEL_SOURCE": json.dumps(source), "SARTOR_MODEL_PART": much})
-    assert (target / "chain.json").exists() is there
-    assert (target / "model.safetensors").is_file()
-
-
-def test_a_part_that_is_none_is_refused(tmp_path: Path) -> None:
-    source = json.dumps({"synthetic": {"kind": "random", "size": "tiny"}})
-    with pytest.raises(ContractError, match="'some' is none of all, served, configuration"):
-        fetch({"SARTOR_MODEL": str(tmp_path), "SARTOR_MODEL_SOURCE": source, "SARTOR_MODEL_PART": "some"})
 
 
 @pytest.mark.parametrize(

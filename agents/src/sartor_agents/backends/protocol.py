@@ -12,8 +12,11 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sartor_api.search.directive import Directive
+from sartor_api.search.issues import Issue
 from sartor_api.search.records import (
     BaselineRecord,
+    Cost,
     FailureClass,
     Implementation,
     Plan,
@@ -44,7 +47,10 @@ class PlanContext(BaseModel):
     `model_dir` holds the model's configuration files only (no weights). `rounds` are all closed rounds in order, with
     their plans, verdicts and measurements; `incumbent` is the number of the round whose candidate is the best so far and
     `head` the commit that a `return` plan made the base (None: the incumbent, or an empty stack). `skills_root` is None
-    when the run goes without skills. `roadmap` is the run's history in words.
+    when the run goes without skills. `roadmap` is the run's history in words. `directive` is what the plan has to keep to
+    (`sartor_api.search.plans` refuses another), `issues` all issues of the run with their states, `message` a word of a
+    human, `refused` why earlier plans of this round were refused, `allowance` what this call may cost at most (zero of
+    something: that is not budgeted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +65,11 @@ class PlanContext(BaseModel):
     head: str | None = None
     skills_root: Path | None = None
     roadmap: str = ""
+    directive: Directive = Directive()
+    issues: tuple[Issue, ...] = ()
+    message: str = ""
+    refused: tuple[Verdict, ...] = ()
+    allowance: Cost = Cost()
 
     @property
     def scenario(self) -> str:
@@ -69,7 +80,8 @@ class ImplementContext(BaseModel):
     """What an implementer sees: the plan, the parent's files, the skills, and what the gates said to its last try.
 
     `worktree` holds `stack/` as the plan's parent left it (absent for a first candidate). With `attempt` 2 it holds the
-    failed try, and `feedback` what the gates said to it. `run.envelope` is what the stack must serve itself.
+    failed try, and `feedback` what the gates said to it. `run.envelope` is what the stack must serve itself. `allowance` is
+    what this call may cost at most (zero of something: that is not budgeted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +94,7 @@ class ImplementContext(BaseModel):
     hardware: HardwareFacts
     skills_root: Path | None = None
     feedback: tuple[Verdict, ...] = ()
+    allowance: Cost = Cost()
 
     @property
     def scenario(self) -> str:

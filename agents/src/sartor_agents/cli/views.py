@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
@@ -18,6 +18,7 @@ from sartor_agents.run import events
 from sartor_agents.run.driver import Emit
 from sartor_agents.run.notes import interval
 from sartor_api.search.records import Speedup, StepKind
+from sartor_api.search.spending import Standing
 
 
 def clock(seconds: float) -> str:
@@ -25,6 +26,21 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def budgets(standing: Sequence[events.Budgeted | Standing]) -> str:
+    """`tokens 12000+4000/2000000, money 1.20/5.00 USD`: spent, what is reserved, the limit."""
+    parts: list[str] = []
+    for one in standing:
+
+        def number(value: float, unit: str = one.unit) -> str:
+            return clock(value) if unit == "s" else f"{value:.2f}" if unit else f"{value:.0f}"
+
+        more = f"+{number(one.reserved)}" if one.reserved else ""
+        limit = f"/{number(one.limit)}" if one.limit is not None else ""
+        unit = f" {one.unit}" if one.unit not in ("", "s") else ""
+        parts.append(f"{one.name} {number(one.spent)}{more}{limit}{unit}")
+    return ", ".join(parts)
 
 
 @dataclass
@@ -57,6 +73,8 @@ class Board:
     best: Speedup | None = None
     baseline: str = ""
     confirmation: str = ""
+    budgets: str = ""
+    payback: str = ""
     rounds: dict[int, RoundLine] = field(default_factory=dict[int, RoundLine])
 
     def update(self, event: events.Event) -> None:
@@ -75,6 +93,7 @@ class Board:
             case events.StepStarted():
                 self.step, self.step_round, self.message = event.step, event.round, ""
                 self.eta, self.left = event.eta_seconds, event.left_seconds
+                self.budgets = budgets(event.budgets)
             case events.Progress():
                 self.message = event.message
             case events.Planned():
@@ -97,6 +116,9 @@ class Board:
                 line.result = "kept" if event.kept else "dropped" if event.speedup else line.result or "closed"
                 self.best = event.best_speedup
                 self.eta, self.left = event.eta_seconds, event.left_seconds
+                self.budgets = budgets(event.budgets)
+            case events.Payback():
+                self.payback = event.message
             case events.Waiting():
                 self.message = f"waiting {event.seconds:.0f} s ({event.reason})"
             case events.RunFinished() | events.Interrupted():
@@ -182,7 +204,10 @@ def plain(event: events.Event) -> str | None:
                 if event.best_round
                 else "no best yet"
             )
-            return f"round {event.round} {'kept' if event.kept else 'not kept'}; {best}"
+            told = f"; spent: {said}" if (said := budgets(event.budgets)) else ""
+            return f"round {event.round} {'kept' if event.kept else 'not kept'}; {best}{told}"
+        case events.Payback():
+            return f"payback: {event.message}" + ("; the search ends" if event.ends else "")
         case events.Waiting():
             return f"waiting {event.seconds:.0f} s: {event.reason}"
         case events.RunFinished():
@@ -260,6 +285,9 @@ def render(board: Board, spinner: Spinner) -> RenderableType:
         parts.append(Text(f"best so far: {interval(board.best)}", style="bold"))
     if board.confirmation:
         parts.append(Text(f"confirmation: {board.confirmation}", style="bold"))
+    for name, text in (("spent", board.budgets), ("payback", board.payback)):
+        if text:
+            parts.append(Text(f"{name}: {text}"))
     if board.step is not None:
         where = f"round {board.step_round}: " if board.step_round else ""
         spinner.update(text=Text(f"{where}{board.step.value}  {board.message}"))

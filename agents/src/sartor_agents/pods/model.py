@@ -1,24 +1,21 @@
 """`fetch-model`: puts the checkpoint into an empty volume, for pods that do not mount a claim.
 
 `SARTOR_MODEL_SOURCE` is the synthesis's `spec.model.source` as JSON, `SARTOR_MODEL` the folder, `SARTOR_MODEL_DTYPE` the
-type of a synthetic one (bfloat16). `SARTOR_MODEL_PART` says how much of it gets there: `all`; `served`, without the answers
-that a made checkpoint has beside its weights, which are sealed data; or `configuration`, without weights.
+type of a synthetic one (bfloat16). With `SARTOR_CONFIGURATION_ONLY` = true nothing but the configuration gets there.
 """
 
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
 
 from pydantic import ValidationError
 
-from sartor_agents.checkpoints import HubSource, Source, SyntheticSource, cache_folder, chain, check_checkpoint, resolve
+from sartor_agents.checkpoints import HubSource, Source, SyntheticSource, cache_folder, check_checkpoint, resolve
 from sartor_agents.pods.contract import ContractError, first_problem
 from sartor_agents.run.model import CONFIGURATION
 from sartor_agents.run.storage import storage_errors
 from sartor_api.model import ModelSource
-from sartor_api.search.wire import ModelPart
 
 
 def fetch(values: Mapping[str, str]) -> None:
@@ -27,27 +24,20 @@ def fetch(values: Mapping[str, str]) -> None:
     if not target.is_dir():
         raise ContractError(f"SARTOR_MODEL: {target} is no folder; mount an empty volume there")
     scratch = target / ".fetch"
-    wanted, much = source(values), values.get("SARTOR_MODEL_PART", "all")
-    if much not in get_args(ModelPart):
-        raise ContractError(f"SARTOR_MODEL_PART: {much!r} is none of {', '.join(get_args(ModelPart))}")
+    wanted = source(values)
     with storage_errors(target):
         folder = held(wanted) or resolve(wanted, cache=scratch)
+        only = values.get("SARTOR_CONFIGURATION_ONLY") == "true"
         for file in sorted(folder.iterdir()):
-            if file.is_file() and _belongs(file.name, much):
+            if file.is_file() and (not only or file.name in CONFIGURATION):
                 # The hub's client keeps links to its blobs; what counts is the file.
                 if folder.is_relative_to(target):
                     _move(file.resolve(), target / file.name)
                 else:
                     shutil.copyfile(file, target / file.name)
         shutil.rmtree(scratch, ignore_errors=True)
-    if much != "configuration":
+    if not only:
         check_checkpoint(target)
-
-
-def _belongs(name: str, much: str) -> bool:
-    if much == "configuration":
-        return name in CONFIGURATION
-    return much == "all" or name != chain.FILE_NAME
 
 
 def held(wanted: Source) -> Path | None:

@@ -11,15 +11,17 @@ again under a new execution number; after 3, it is done.
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sartor_agents.memory.files import memory_files
 from sartor_agents.run import events, notes
 from sartor_agents.run.repository import RunRepository
 from sartor_api.search.budget import Ledger
+from sartor_api.search.control import Control, last_round
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
 from sartor_api.search.ending import end_record
-from sartor_api.search.estimate import ACCELERATED, eta_seconds, step_seconds
+from sartor_api.search.estimate import eta_seconds, held_cost, step_seconds
 from sartor_api.search.records import (
     BaselineRecord,
     Cost,
@@ -35,9 +37,13 @@ from sartor_api.search.records import (
     StepResult,
     Verdict,
 )
+from sartor_api.search.spending import standing
 from sartor_api.search.state import Round, RunState, fold
 
 Emit = Callable[[events.Event], None]
+
+PAUSE_SECONDS = 2.0
+"""Between two looks at whether a human still wants the run to pause."""
 
 
 class Clock(Protocol):
@@ -69,6 +75,14 @@ class StepOutcome:
 
     result: StepResult
     cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Whether the search pays, in a sentence; `forbids` when it cannot and its owner wants no search that cannot."""
+
+    message: str
+    forbids: bool = False
 
 
 class Steps(Protocol):
@@ -104,9 +118,12 @@ class Driver:
         emit: Emit,
         report: Callable[[RunState], str],
         prove: Callable[[RunState], str | None] = lambda _: None,
+        control: Callable[[], Control] = Control,
+        worth: Callable[[RunState], Worth | None] = lambda _: None,
     ) -> None:
         """`report` renders the report and returns its path; it is called after every closed round and at the end.
-        `prove` writes the winner's evidence and returns its path."""
+        `prove` writes the winner's evidence and returns its path. `control` says what a human asks for now; it is asked
+        before each step. `worth` says whether the search pays; it is asked before the first step and after each round."""
         self._repository = repository
         self._steps = steps
         self._clock = clock
@@ -114,6 +131,9 @@ class Driver:
         self._telling = threading.Lock()
         self._report = report
         self._prove = prove
+        self._control = control
+        self._worth = worth
+        self._hopeless = False
         stored = repository.load()
         self._session_started = clock.now()
         self._resumed = bool(stored.ledger.entries)
@@ -145,12 +165,18 @@ class Driver:
         if self.run.ledger.in_flight is not None:
             # Whoever began it is gone (we hold the lock), and what it spent is unknown.
             self._save_ledger(self.run.ledger.abandon_open(), "A step was lost when the run was interrupted")
+        self._tell_worth()
         try:
             while True:
+                control = self._control()
+                if control.pause and self.run.finished is None:
+                    self._hold()
+                    continue
                 now = self._clock.now()
-                match decide(self.run, now):
+                match decide(self._led(control), now):
                     case Begin() as begin:
-                        self._step(begin)
+                        word = control.message if begin.step is StepKind.PLAN else ""
+                        self._step(replace(begin, message=word))
                     case Wait() as wait:
                         seconds = max(0.0, wait.until - now)
                         self._emit(events.Waiting(at=now, seconds=seconds, reason=wait.reason.value))
@@ -163,8 +189,35 @@ class Driver:
         finally:
             self._steps.close()
 
+    def _hold(self) -> None:
+        """Wait for the human. What passes meanwhile is not charged: the session begins anew when it goes on."""
+        self._emit(events.Waiting(at=self._clock.now(), seconds=0.0, reason="Paused"))
+        while self._control().pause:
+            self._clock.wait(PAUSE_SECONDS)
+        self._session_started = self._clock.now()
+        self.run = self._refold(self.run.ledger)
+
+    def _led(self, control: Control) -> RunState:
+        """The run as it is decided about: with no further round where a human wants none, or none can pay."""
+        if not (control.stop_after_round or self._hopeless):
+            return self.run
+        return replace(self.run, spec=last_round(self.run.spec, self.run.records))
+
+    def _tell_worth(self) -> None:
+        found = self._worth(self.run)
+        if found is None:
+            return
+        self._hopeless = found.forbids
+        self._emit(events.Payback(at=self._clock.now(), message=found.message, ends=found.forbids))
+
     def _left(self, now: float) -> float:
         return self.run.spec.budget.wall_clock_seconds - self.run.elapsed(now)
+
+    def _budgets(self) -> tuple[events.Budgeted, ...]:
+        return tuple(
+            events.Budgeted(name=one.name, spent=one.spent, reserved=one.reserved, limit=one.limit, unit=one.unit)
+            for one in standing(self.run)
+        )
 
     def _refold(
         self, ledger: Ledger, *, record: StepRecord | None = None, finished: Finished | None = None
@@ -187,7 +240,10 @@ class Driver:
         ledger = self.run.ledger.reserve(
             begin.id, begin.reserve, now=started, deadline=started + begin.deadline_seconds
         )
-        self._save_ledger(ledger, f"Begin {begin.id}", self._steps.prepare(begin, self.run))
+        files = dict(self._steps.prepare(begin, self.run))
+        if begin.message:
+            files[f"steering/{begin.id.replace('/', '-')}.txt"] = begin.message + "\n"
+        self._save_ledger(ledger, f"Begin {begin.id}", files)
         self._emit(
             events.StepStarted(
                 at=started,
@@ -199,6 +255,7 @@ class Driver:
                 expected_seconds=step_seconds(self.run, begin.step),
                 eta_seconds=eta_seconds(self.run, started),
                 left_seconds=self._left(started),
+                budgets=self._budgets(),
             )
         )
 
@@ -209,8 +266,7 @@ class Driver:
         self._record(begin, outcome, started, max(started, self._clock.now()))
 
     def _record(self, begin: Begin, outcome: StepOutcome, started: float, finished: float) -> None:
-        held = self.run.spec.accelerators * (finished - started) if begin.step in ACCELERATED else 0.0
-        cost = outcome.cost + Cost(accelerator_seconds=held)
+        cost = outcome.cost + held_cost(self.run.spec, begin.step, finished - started)
         record = StepRecord(
             id=begin.id,
             sequence=len(self.run.records) + 1,
@@ -225,8 +281,7 @@ class Driver:
         ledger = self.run.ledger.settle(begin.id, cost)
         before = {r.number for r in self.run.closed_rounds}
         after = self._refold(ledger, record=record)
-        files = {"roadmap.md": notes.roadmap(after), **notes.issues(after)}
-        self._repository.save_record(record, ledger, files, _subject(record))
+        self._repository.save_record(record, ledger, memory_files(after), _subject(record))
         self.run = after
         self._tell(record)
         for closed in after.closed_rounds:
@@ -243,8 +298,10 @@ class Driver:
                         best_speedup=after.best.speedup if after.best else None,
                         eta_seconds=eta_seconds(after, now),
                         left_seconds=self._left(now),
+                        budgets=self._budgets(),
                     )
                 )
+                self._tell_worth()
 
     def _tell(self, record: StepRecord) -> None:
         failure, at = record.failure, record.finished

@@ -135,6 +135,16 @@ TRANSITIONS: tuple[Transition, ...] = (
             ),
             Transition(
                 Phase.TUNING,
+                "the baseline does not fit into a budget",
+                lambda v: v.unaffordable is not None,
+                lambda v: v.finish(
+                    Outcome.FAILED, "a budget is too small to measure the baseline", SPENT[v.unaffordable or ""]
+                ),
+                Phase.FINISHED,
+                tuple(SPENT.values()),
+            ),
+            Transition(
+                Phase.TUNING,
                 "there is no baseline",
                 _always,
                 _begin(Reason.BASELINE_NOT_MEASURED),
@@ -215,6 +225,7 @@ TRANSITIONS: tuple[Transition, ...] = (
                 (
                     Reason.TARGET_MET,
                     Reason.PLATEAU,
+                    Reason.THRASHING,
                     Reason.NOTHING_LEFT,
                     Reason.ROUNDS_SPENT,
                     Reason.WALL_CLOCK_SPENT,
@@ -230,6 +241,7 @@ TRANSITIONS: tuple[Transition, ...] = (
                 Phase.FINISHED,
                 (
                     Reason.PLATEAU,
+                    Reason.THRASHING,
                     Reason.NOTHING_LEFT,
                     Reason.ROUNDS_SPENT,
                     Reason.WALL_CLOCK_SPENT,
@@ -244,6 +256,18 @@ TRANSITIONS: tuple[Transition, ...] = (
                 lambda v: v.finish(
                     Outcome.FAILED,
                     "the best candidate could not be measured again",
+                    Reason.CONFIRMATION_UNAVAILABLE,
+                ),
+                Phase.FINISHED,
+                (Reason.CONFIRMATION_UNAVAILABLE,),
+            ),
+            Transition(
+                Phase.CONFIRMING,
+                "the confirmation failed by no fault of the candidate, and no budget is left for another try",
+                lambda v: v.retry_at > 0 and v.unaffordable is not None,
+                lambda v: v.finish(
+                    Outcome.FAILED,
+                    "the best candidate could not be measured again within the budget",
                     Reason.CONFIRMATION_UNAVAILABLE,
                 ),
                 Phase.FINISHED,

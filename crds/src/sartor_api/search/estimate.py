@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from sartor_api.search.records import Cost, StepKind
+from sartor_api.search.records import Cost, RunSpec, StepKind
 from sartor_api.search.state import RunState
 
 ROUND_STEPS = (StepKind.PLAN, StepKind.IMPLEMENT, StepKind.JUDGE, StepKind.EVALUATE)
@@ -18,12 +18,34 @@ def step_seconds(run: RunState, step: StepKind) -> float:
     return fmean(seen) if seen else run.spec.policy.steps[step].expected_seconds
 
 
+def held_cost(spec: RunSpec, step: StepKind, seconds: float) -> Cost:
+    """What the hardware costs that a step of this kind holds for so long; money only where it has a price."""
+    if step not in ACCELERATED:
+        return Cost()
+    return Cost(
+        accelerator_seconds=spec.accelerators * seconds,
+        money=0.0 if spec.price_per_hour is None else round(spec.price_per_hour * seconds / 3600, 6),
+    )
+
+
 def step_reserve(run: RunState, step: StepKind) -> Cost:
-    """What a step may cost: the policy's reservation and the accelerator time that it is expected to hold."""
-    cost = run.spec.policy.steps[step].reserve
-    if step not in ACCELERATED or not run.spec.accelerators:
-        return cost
-    return cost + Cost(accelerator_seconds=run.spec.accelerators * step_seconds(run, step))
+    """What a step may cost: the policy's reservation (tokens, their price) and the hardware that it is expected to hold."""
+    return run.spec.policy.steps[step].reserve + held_cost(run.spec, step, step_seconds(run, step))
+
+
+def confirmation_reserve(run: RunState) -> Cost:
+    """What is kept back of each budget so that what the search finds can be confirmed: the larger of what a confirmation is
+    expected to cost and the share that the user set aside, of those budgets that a confirmation draws on at all."""
+    needs, budget = step_reserve(run, StepKind.CONFIRM), run.spec.budget
+
+    def kept(need: float, limit: float | None) -> float:
+        return max(need, (limit or 0.0) * budget.confirmation_share) if need > 0 else 0.0
+
+    return Cost(
+        accelerator_seconds=kept(needs.accelerator_seconds, budget.accelerator_seconds),
+        tokens=round(kept(needs.tokens, budget.tokens)),
+        money=kept(needs.money, budget.money),
+    )
 
 
 def remaining_steps(run: RunState) -> tuple[StepKind, ...]:

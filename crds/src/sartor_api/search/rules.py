@@ -5,9 +5,12 @@ from enum import StrEnum
 from functools import cached_property
 
 from sartor_api.search.budget import shortage
-from sartor_api.search.estimate import ROUND_STEPS, remaining_steps, step_reserve, step_seconds
+from sartor_api.search.directive import Directive
+from sartor_api.search.estimate import ROUND_STEPS, confirmation_reserve, remaining_steps, step_reserve, step_seconds
+from sartor_api.search.policies import next_directive
 from sartor_api.search.records import Cost, FailureClass, Outcome, StepKind, Verdict, step_id
-from sartor_api.search.state import Attempt, Candidate, RunState, flat
+from sartor_api.search.state import Attempt, Candidate, RunState
+from sartor_api.search.stretch import Signal, exhausted
 
 
 class Phase(StrEnum):
@@ -43,6 +46,7 @@ class Reason(StrEnum):
     # the end of the search
     TARGET_MET = "TargetMet"
     PLATEAU = "Plateau"
+    THRASHING = "Thrashing"
     NOTHING_LEFT = "NothingLeft"
     ROUNDS_SPENT = "RoundsSpent"
     WALL_CLOCK_SPENT = "WallClockSpent"
@@ -71,7 +75,8 @@ MEANINGS: dict[Reason, str] = {
     Reason.RUNNER_UP_DUE: "The best candidate did not hold; the incumbent before it is measured again.",
     Reason.BASELINE_UNAVAILABLE: "The baseline could not be measured in any try.",
     Reason.TARGET_MET: "The lower end of the incumbent's interval reached the target.",
-    Reason.PLATEAU: "The last measured rounds each show that they gain less than the minimum effect.",
+    Reason.PLATEAU: "The last rounds each show that they gain less than the minimum effect, and no way out is left.",
+    Reason.THRASHING: "The last rounds brought nothing new to measure, and no way out is left.",
     Reason.NOTHING_LEFT: "The planner has no hypothesis left.",
     Reason.ROUNDS_SPENT: "All rounds of the budget are used.",
     Reason.WALL_CLOCK_SPENT: "What is left of the wall clock is not enough for the next steps and the confirmation.",
@@ -91,6 +96,8 @@ EXHAUSTED: dict[FailureClass, Reason] = {
     FailureClass.PROVIDER: Reason.PROVIDER_UNAVAILABLE,
     FailureClass.MEASUREMENT: Reason.MEASUREMENT_IMPOSSIBLE,
 }
+
+FLAT: dict[Signal, Reason] = {Signal.PLATEAU: Reason.PLATEAU, Signal.THRASHING: Reason.THRASHING}
 
 SPENT: dict[str, Reason] = {
     "accelerator time": Reason.ACCELERATOR_TIME_SPENT,
@@ -115,6 +122,10 @@ class Begin:
     reserve: Cost
     candidate: Candidate | None = None
     feedback: tuple[Verdict, ...] = ()
+    directive: Directive | None = None
+    """What the plan has to keep to, for a planner."""
+    message: str = ""
+    """A word of a human to the planner; set by who carries the step out, it is part of no decision."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +262,12 @@ class View:
     @property
     def terminal_reserve(self) -> float:
         """Seconds that are kept back so that what the search finds can be confirmed."""
+        budget = self.run.spec.budget
+        return max(self.confirmation_seconds, budget.confirmation_share * budget.wall_clock_seconds)
+
+    @property
+    def confirmation_seconds(self) -> float:
+        """What one confirmation is expected to take."""
         return step_seconds(self.run, StepKind.CONFIRM)
 
     @cached_property
@@ -260,14 +277,19 @@ class View:
             return EXHAUSTED[exhausted]
         if self.run.open_round is None and (reason := self._between_rounds()) is not None:
             return reason
-        steps = (*remaining_steps(self.run), StepKind.CONFIRM)
-        if sum(step_seconds(self.run, step) for step in steps) > self.left:
+        steps = remaining_steps(self.run)
+        if sum(step_seconds(self.run, step) for step in steps) + self.terminal_reserve > self.left:
             return Reason.WALL_CLOCK_SPENT
-        wanted = Cost()
+        wanted = confirmation_reserve(self.run)
         for step in steps:
             wanted = wanted + step_reserve(self.run, step)
         short = shortage(self.run.spec.budget, self._spent_and_closed, wanted)
         return SPENT[short] if short else None
+
+    @cached_property
+    def unaffordable(self) -> str | None:
+        """The budget that the step which is due would overdraw by itself, or None."""
+        return shortage(self.run.spec.budget, self._spent_and_closed, step_reserve(self.run, self.due[0]))
 
     @property
     def _spent_and_closed(self) -> Cost:
@@ -280,28 +302,15 @@ class View:
 
     def _between_rounds(self) -> Reason | None:
         rounds, best = self.run.rounds, self.run.best
-        if rounds and rounds[-1].plan is not None and rounds[-1].plan.action == "stop":
+        last = rounds[-1].plan if rounds else None
+        if last is not None and last.action == "stop" and last.parent is None:
             return Reason.NOTHING_LEFT
         target = self.policy.target_speedup
         if target is not None and best is not None and best.speedup.low >= target:
             return Reason.TARGET_MET
-        if self._plateau():
-            return Reason.PLATEAU
+        if (signal := exhausted(self.run)) is not None:
+            return FLAT[signal]
         return Reason.ROUNDS_SPENT if len(rounds) >= self.run.spec.budget.rounds else None
-
-    def _plateau(self) -> bool:
-        """The last `plateau_rounds` measured rounds each show that they gain less than the minimum effect.
-
-        A round whose interval still allows a gain is no evidence of a plateau, and one whose candidate failed is
-        evidence of nothing.
-        """
-        best = self.run.best
-        since = [r for r in self.run.rounds if r.speedup and (best is None or r.number > best.round)]
-        recent = since[-self.policy.plateau_rounds :]
-        incumbent = best.speedup if best else None
-        return len(recent) == self.policy.plateau_rounds and all(
-            flat(r.speedup, incumbent, self.policy.minimum_effect) for r in recent if r.speedup
-        )
 
     # --- confirmation -----------------------------------------------------------------------------------------------
 
@@ -311,10 +320,10 @@ class View:
 
     @property
     def contender_fits(self) -> bool:
-        """The first confirmation is owed; a runner-up is tried only while there is time for it."""
+        """The first confirmation is owed; a runner-up is tried only while there is time and budget for it."""
         if self.run.contender is None:
             return False
-        return not self.run.confirmations or self.left >= self.terminal_reserve
+        return not self.run.confirmations or (self.left >= self.confirmation_seconds and self.unaffordable is None)
 
     @property
     def stop_reason(self) -> Reason:
@@ -327,10 +336,10 @@ class View:
         step, round_number, attempt = self.due
         limit = self.policy.steps[step].deadline_seconds
         if step is StepKind.CONFIRM:
-            left = max(self.left, OVERRUN * self.terminal_reserve)
+            left = max(self.left, OVERRUN * self.confirmation_seconds)
         elif step is StepKind.BASELINE:
             # Tuning may go on as long as there is time; one round and its confirmation must still fit behind it.
-            rest = sum(step_seconds(self.run, kind) for kind in (*ROUND_STEPS, StepKind.CONFIRM))
+            rest = sum(step_seconds(self.run, kind) for kind in ROUND_STEPS) + self.terminal_reserve
             left = max(self.left - rest, self.left / 2)
         else:
             left = self.left - self.terminal_reserve
@@ -346,6 +355,7 @@ class View:
             reserve=step_reserve(self.run, step),
             candidate=self.run.contender if step is StepKind.CONFIRM else None,
             feedback=feedback if step is StepKind.IMPLEMENT else (),
+            directive=next_directive(self.run, round_number) if step is StepKind.PLAN else None,
         )
 
     def finish(self, outcome: Outcome, message: str, reason: Reason | None = None) -> Finish:

@@ -186,6 +186,47 @@ class RunState:
         """The incumbent: explicit state, whatever branch was committed to last."""
         return self.kept[-1] if self.kept else None
 
+    @cached_property
+    def measured(self) -> tuple[Candidate, ...]:
+        """All candidates with a valid measurement, kept or not, in the order of their rounds."""
+        return tuple(
+            Candidate(r.number, r.implementation.commit, r.implementation.content_hash, r.speedup)
+            for r in self.rounds
+            if r.implementation is not None and r.speedup is not None
+        )
+
+    @cached_property
+    def parents(self) -> dict[str, str | None]:
+        """What each candidate of the run (by commit) was built on; None is the empty stack."""
+        return {
+            a.implementation.commit: r.plan.parent
+            for r in self.rounds
+            if r.plan is not None
+            for a in r.attempts
+            if a.implementation is not None
+        }
+
+    def line(self, commit: str | None) -> tuple[str, ...]:
+        """The commit and what it was built on, back to the first stack."""
+        found: list[str] = []
+        while commit is not None and commit not in found:
+            found.append(commit)
+            commit = self.parents.get(commit)
+        return tuple(found)
+
+    @property
+    def base(self) -> str | None:
+        """What the next candidate is built on unless somebody says otherwise: head, incumbent, or the fastest correct stack.
+
+        A stack that is slower than the baseline is never kept, but it is still the best ground there is.
+        """
+        if self.head is not None:
+            return self.head
+        if self.best is not None:
+            return self.best.commit
+        fastest = max(self.measured, key=lambda one: one.speedup.value, default=None)
+        return fastest.commit if fastest is not None else None
+
     @property
     def open_round(self) -> Round | None:
         return self.rounds[-1] if self.rounds and not self.rounds[-1].closed else None

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from sartor_api.search.directive import Directive
 from sartor_api.search.records import (
     BaselineRecord,
     Cost,
@@ -27,10 +28,6 @@ from sartor_api.search.records import (
 
 LONGEST_REPORT = 4096
 """Bytes of a termination message that the kubelet keeps."""
-
-ModelPart = Literal["all", "served", "configuration"]
-"""How much of a checkpoint a pod gets: all of it (judge, evaluator, tuner); without the answers that a made checkpoint
-has beside its weights, which are sealed data (a stack, a baseline); without weights (planner, implementer)."""
 
 COMMIT = r"^[0-9a-f]{40}$"
 HASH = r"^[0-9a-f]{64}$"
@@ -68,6 +65,8 @@ class StepBegin(Record):
     baseline: BaselineRecord | None = None
     feedback: tuple[Verdict, ...] = ()
     branch: str | None = None
+    directive: Directive | None = None
+    """What the plan has to keep to."""
     message: str = ""
     """A word of a human to the planner (`spec.control.message`)."""
     records: tuple[RecordReference, ...] = ()
@@ -167,6 +166,10 @@ def slim(result: StepResult, text_limit: int = 1000) -> StepResult:
                     "refuted_by": cut(result.refuted_by),
                     "changes": tuple(cut(change) for change in result.changes[:8]) if text_limit >= 300 else (),
                     "skills_consulted": result.skills_consulted if text_limit >= 300 else (),
+                    # The queue is decided by forecasts and recipes; the details are for who reads the repository.
+                    "issues": tuple(
+                        one.model_copy(update={"detail": "", "title": cut(one.title)}) for one in result.issues
+                    ),
                 }
             )
         case Implementation():

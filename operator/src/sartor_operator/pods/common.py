@@ -10,7 +10,6 @@ from typing import Any
 from sartor_api.agent_profile import AgentProfileSpec
 from sartor_api.hardware_target import HardwareTargetSpec
 from sartor_api.model import ModelSource
-from sartor_api.search.wire import ModelPart
 from sartor_operator.kinds import Manifest
 from sartor_operator.settings import Settings
 
@@ -33,6 +32,9 @@ CONTAINER_SECURITY: Manifest = {
 }
 """Both together are the `restricted` profile of the Pod Security Standards."""
 
+AGENT_TOLERATION: Manifest = {"key": "sartor.dev/agents", "operator": "Exists", "effect": "NoSchedule"}
+"""Where agents have nodes of their own, this taint keeps everything else away from them."""
+
 SCRATCH = "scratch"
 
 
@@ -54,9 +56,9 @@ class Place:
         return str(getattr(self.hardware.images, which) or getattr(self.settings.images, which))
 
 
-def empty(name: str) -> Manifest:
-    """A volume that begins empty and ends with its pod."""
-    return {"name": name, "emptyDir": {}}
+def empty(name: str, most: str | None = None) -> Manifest:
+    """A volume that begins empty and ends with its pod, which is evicted when it holds more than `most`."""
+    return {"name": name, "emptyDir": {} if most is None else {"sizeLimit": most}}
 
 
 def container(name: str, image: str, **fields: Any) -> Manifest:
@@ -94,8 +96,11 @@ def pod_spec(place: Place, *, account: str, serving: bool, **fields: Any) -> Man
         "volumes": [empty(SCRATCH), *fields.pop("volumes", [])],
         **fields,
     }
-    if hardware.tolerations:
-        spec["tolerations"] = [toleration.to_dict(defaults=True) for toleration in hardware.tolerations]
+    tolerations = [toleration.to_dict(defaults=True) for toleration in hardware.tolerations]
+    if not serving:
+        tolerations.append(AGENT_TOLERATION)
+    if tolerations:
+        spec["tolerations"] = tolerations
     if selector:
         spec["nodeSelector"] = dict(selector)
     if runtime:
@@ -195,10 +200,10 @@ def model_needs_credentials(source: ModelSource) -> str | None:
     return None
 
 
-def model_volumes(place: Place, much: ModelPart) -> tuple[list[Manifest], Manifest, list[Manifest]]:
-    """(volumes, the mount, init containers) that put the checkpoint, or `much` of it, at `MODEL`, read-only.
+def model_volumes(place: Place, *, configuration_only: bool = False) -> tuple[list[Manifest], Manifest, list[Manifest]]:
+    """(volumes, the mount, init containers) that put the checkpoint at `MODEL`, read-only.
 
-    A claim is mounted whole; any other source is fetched by an init container of Sartor's own image into an empty volume.
+    A claim is mounted; any other source is fetched by an init container of Sartor's own image into an empty volume.
     """
     claim = place.model.persistent_volume_claim
     if claim is not None:
@@ -213,7 +218,7 @@ def model_volumes(place: Place, much: ModelPart) -> tuple[list[Manifest], Manife
             {"name": "SARTOR_MODEL_SOURCE", "value": place.model.model_dump_json(by_alias=True, exclude_none=True)},
             {"name": "SARTOR_MODEL", "value": MODEL},
             {"name": "SARTOR_MODEL_DTYPE", "value": place.dtype},
-            {"name": "SARTOR_MODEL_PART", "value": much},
+            {"name": "SARTOR_CONFIGURATION_ONLY", "value": "true" if configuration_only else "false"},
         ],
         volumeMounts=[{"name": "model", "mountPath": MODEL}],
     )

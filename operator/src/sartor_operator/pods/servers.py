@@ -68,7 +68,7 @@ def stack_pod(place: Place, index: StackIndex, *, baseline_url: str, **fields: A
     """
     image = place.image("stack")
     resources = serving_resources(place.hardware)
-    model, model_mount, fetch = model_volumes(place, "served")
+    model, model_mount, fetch = model_volumes(place)
     code: Manifest = {"name": "code", "mountPath": _STACK, "readOnly": True}
     built: Manifest = {"name": "build", "mountPath": f"{_STACK}/stack/build"}
     parts: list[Manifest] = [
@@ -158,7 +158,7 @@ def engine_command(place: Place, record: BaselineRecord, *, served_name: str, le
 def baseline_pod(place: Place, record: BaselineRecord, *, served_name: str, length: int, **fields: Any) -> Manifest:
     """A pod's spec that serves the tuned baseline."""
     resources = serving_resources(place.hardware)
-    model, model_mount, fetch = model_volumes(place, "served")
+    model, model_mount, fetch = model_volumes(place)
     shm_volumes, shm_mounts = shared_memory(place.hardware)
     lifecycle = fields.pop("lifecycle", None)
     cache_volumes, cache_mounts, cache_variables = engine_cache(place.hardware)

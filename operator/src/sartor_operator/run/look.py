@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sartor_api.search.budget import Entry, Ledger
+from sartor_api.search.control import last_round
 from sartor_api.search.records import (
     FailureClass,
     RunSpec,
@@ -31,14 +32,15 @@ def run_spec(observed: RunObserved) -> RunSpec:
     synthesis = ServingSynthesis.model_validate(
         {"metadata": {"name": observed.prefix}, "spec": run.spec.snapshot.synthesis.to_dict()}
     )
-    accelerator = place.hardware.accelerator
+    accelerator, price = place.hardware.accelerator, place.hardware.price_per_hour
     return snapshot(
         synthesis,
         now=created.timestamp() if created else 0.0,
         model_folder="/model",
         platform=place.hardware.platform,
         accelerators=0 if accelerator is None else accelerator.count,
-        agents={"backend": place.agents.backend},
+        profile=place.agents,
+        price_per_hour=None if price is None else float(price.amount.number),
     )
 
 
@@ -79,18 +81,11 @@ def look(observed: RunObserved, spec: RunSpec, now: float) -> Look:
             finished=observed.ending.finished if observed.ending else None,
         )
 
-    run = folded(spec if not observed.run.spec.control.stop_after_round else _last_round(spec, records))
+    run = folded(spec if not observed.run.spec.control.stop_after_round else last_round(spec, records))
     between = begin is None and run.open_round is None and run.best is not None
     if between and required(observed.intent, observed.place.hardware, spec, run) is not None:
-        run = folded(_last_round(spec, records))  # another round cannot pay; what was found is confirmed
+        run = folded(last_round(spec, records))  # another round cannot pay; what was found is confirmed
     return Look(run, begin, step)
-
-
-def _last_round(spec: RunSpec, records: tuple[object, ...]) -> RunSpec:
-    rounds = max((getattr(record, "round", 0) for record in records), default=0)
-    return spec.model_copy(
-        update={"budget": spec.budget.model_copy(update={"rounds": min(spec.budget.rounds, rounds)})}
-    )
 
 
 def _ledger(observed: RunObserved, begin: StepBegin | None, step: Ended | Running | None, now: float) -> Ledger:

@@ -4,7 +4,6 @@ from sartor_api.search.decide import Begin, Finish
 from sartor_api.search.ending import end_record
 from sartor_api.search.records import (
     BaselineRecord,
-    Cost,
     Implementation,
     Measurement,
     StepKind,
@@ -75,7 +74,8 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         baseline=run.baseline,
         feedback=begin.feedback,
         branch=branch(begin.round) if begin.step in (StepKind.PLAN, StepKind.IMPLEMENT) else None,
-        message=observed.run.spec.control.message if begin.step is StepKind.PLAN else "",
+        directive=begin.directive,
+        message=observed.word if begin.step is StepKind.PLAN else "",
         records=tuple(
             RecordReference(id=r.record.id, commit=r.commit, digest=r.digest) for r in observed.records[-500:]
         ),
@@ -106,22 +106,12 @@ def _history(records: tuple[StoredRecord, ...]) -> str:
 
 
 def record_step(observed: RunObserved, seen: Look, begin: StepBegin, ended: Ended) -> Decision:
-    stored = _priced(observed, record_of(observed, begin, ended, seen.run.spec.accelerators))
+    stored = record_of(begin, ended, seen.run.spec)
     objects = StepObjects.of(observed.prefix, observed.uid, begin.id)
     labels = run_labels(observed) | {names.STEP_LABEL: names.step_label(begin.id)}
     made = Create(config_map(observed.manifest, objects.record, names.RECORD, {RECORD_KEY: stored}, labels))
     # Told first: killed between the two, it is told again under the same name, and never forgotten.
     return Decision((_told(observed, stored), made), rests_on=SERVES if stored.record.failure is not None else ())
-
-
-def _priced(observed: RunObserved, stored: StoredRecord) -> StoredRecord:
-    """The record with the price of the hardware that the step held."""
-    record, price = stored.record, observed.place.hardware.price_per_hour
-    if price is None or record.step not in SEALED:
-        return stored
-    hours = (record.finished - record.started) / 3600
-    cost = record.cost + Cost(money=round(hours * float(price.amount.number), 6))
-    return stored.model_copy(update={"record": record.model_copy(update={"cost": cost})})
 
 
 def _told(observed: RunObserved, stored: StoredRecord) -> Tell:

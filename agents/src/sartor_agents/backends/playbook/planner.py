@@ -35,7 +35,7 @@ class Trial:
 class Move:
     """A change of the incumbent: `gain` is the expected ratio of the objective after ÷ before."""
 
-    kind: Literal["start", "add", "swap", "tune"]
+    kind: Literal["start", "add", "swap", "tune", "recombine"]
     selection: Selection
     recipe: Recipe
     gain: float
@@ -43,13 +43,51 @@ class Move:
 
 
 def propose(
-    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int
+    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int, wide: bool = False
 ) -> Move | None:
     """The most promising untried move, or None when nothing is left that could gain."""
+    return next(iter(ranked(trials, incumbent, recipes, cores=cores, wide=wide)), None)
+
+
+def ranked(
+    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int, wide: bool = False
+) -> list[Move]:
+    """All untried moves that could gain, the most promising first.
+
+    `wide` is for a search that got stuck: moves that promise no gain by themselves count too, and those that change a recipe
+    come before those that set a parameter.
+    """
     moves = _starts(recipes, cores) if incumbent is None else _moves(incumbent.selection, trials, recipes, cores)
     tried = {trial.selection.key() for trial in trials}
-    fresh = [move for move in moves if move.selection.key() not in tried and (incumbent is None or move.gain > 1)]
-    return max(fresh, key=lambda move: move.gain, default=None)
+    fresh = [
+        move for move in moves if move.selection.key() not in tried and (incumbent is None or wide or move.gain > 1)
+    ]
+    return sorted(fresh, key=lambda move: (wide and move.kind == "tune", -move.gain))
+
+
+def recombine(base: Trial, partner: Trial, trials: Sequence[Trial], recipes: Mapping[str, Recipe]) -> Move | None:
+    """The base with what the partner has in other slots; then, one recipe at a time, with the partner's in the same slot."""
+    tried = {trial.selection.key() for trial in trials}
+    held = {recipes[name].slot for name in base.selection.recipes if name in recipes}
+    merged = base.selection
+    for name, parameters in partner.selection.recipes.items():
+        if name in recipes and recipes[name].slot not in held:
+            merged = merged.with_recipe(name, parameters)
+    children = [merged, *(taking(merged, name, one, recipes) for name, one in partner.selection.recipes.items())]
+    for child in children:
+        changed = next((n for n, values in child.recipes.items() if base.selection.recipes.get(n) != values), None)
+        if changed is not None and changed in recipes and child.key() not in tried:
+            return Move("recombine", child, recipes[changed], max(1.0, (partner.speedup or 1) / (base.speedup or 1)))
+    return None
+
+
+def taking(
+    selection: Selection, name: str, parameters: Mapping[str, Scalar], recipes: Mapping[str, Recipe]
+) -> Selection:
+    """The selection with this recipe, in place of what holds its slot."""
+    slot = recipes[name].slot if name in recipes else None
+    holder = next((n for n in selection.recipes if n != name and n in recipes and recipes[n].slot == slot), None)
+    return selection.with_recipe(name, parameters, without=holder if slot not in ("base", "library") else None)
 
 
 def _starts(recipes: Mapping[str, Recipe], cores: int) -> Iterable[Move]:
