@@ -11,9 +11,12 @@ import mmap
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,57 @@ def connect_to_host_socket(world: World) -> str:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(world["host_socket"])
     return "connected"
+
+
+# --- in a pod ---------------------------------------------------------------------------------------------------------
+
+
+def read_anywhere(world: World) -> str:
+    """Every file that this user can read, by its content."""
+    wanted = world["canary"].encode()
+    for folder in ("/sartor", "/etc", "/run", "/var", "/work", "/tmp", "/home", "/root", "/dev/shm"):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent) / name
+                with contextlib.suppress(OSError):
+                    if path.is_file() and path.stat().st_size < 1 << 20 and wanted in path.read_bytes():
+                        return str(path)
+    raise DeniedError("in no file")
+
+
+def read_service_account(world: World) -> str:
+    return Path("/var/run/secrets/kubernetes.io/serviceaccount/token").read_text()[:10]
+
+
+def read_identity(world: World) -> str:
+    """The token for the run's repository, which other containers of the pod have."""
+    return Path("/sartor/identity/token").read_text()[:10]
+
+
+def _status(url: str) -> int:
+    request = urllib.request.Request(url)
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=ssl._create_unverified_context()) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def api_server_as_somebody(world: World) -> str:
+    """Where the network lets it through, it is nobody there: no list of Secrets."""
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    status = _status(f"https://{host}:{port}/api/v1/secrets")
+    if status != 200:
+        raise DeniedError(f"status {status}")
+    return "Secrets of the cluster"
+
+
+def repository_as_somebody(world: World) -> str:
+    """Where the network lets it through, it is nobody there: no history of any run."""
+    status = _status(f"{os.environ['SARTOR_REPOSITORY']}/info/refs?service=git-upload-pack")
+    if status != 200:
+        raise DeniedError(f"status {status}")
+    return "the run's repository"
 
 
 # --- processes of the host --------------------------------------------------------------------------------------------

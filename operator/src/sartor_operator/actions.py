@@ -22,6 +22,7 @@ Manager = Literal[
     "sartor-rollout-probe",
     "sartor-rollout-finalizer",
     "sartor-synthesis",
+    "sartor-profile",
 ]
 """Field managers of server-side apply, one for each concern."""
 

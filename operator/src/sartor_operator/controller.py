@@ -39,7 +39,7 @@ from sartor_operator.kinds import (
     Manifest,
 )
 from sartor_operator.metrics import Metrics
-from sartor_operator.profile import decide_profile, profile_secrets, profile_spec, tokens_of
+from sartor_operator.profile import decide_profile, observe_proxy, profile_secrets, profile_spec, tokens_of
 from sartor_operator.reasons import OperatorReason
 from sartor_operator.rollout.decide import decide_rollout
 from sartor_operator.rollout.keys import rollout_keys
@@ -156,8 +156,10 @@ class Controller:
         if profile is None:
             return None
         needed = {reference.name for _, reference in profile_secrets(profile_spec(profile))}
+        secrets = await self._secrets(namespace, sorted(needed))
         runs = self._cache.labelled(RUN, namespace, PROFILE_INDEX, name)
-        return decide_profile(profile, await self._secrets(namespace, sorted(needed)), runs, self._now())
+        proxy = observe_proxy(self._cache, profile)
+        return decide_profile(profile, secrets, runs, proxy, self._settings, self._now())
 
     async def _rollout(self, namespace: str, name: str) -> Decision | None:
         manifest = self._cache.get(ROLLOUT, namespace, name)
@@ -270,6 +272,10 @@ def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | 
     meta = manifest["metadata"]
     namespace, name = str(meta.get("namespace") or ""), str(meta["name"])
     synthesis, run = names.label(manifest, names.SYNTHESIS_LABEL), names.label(manifest, names.RUN_LABEL)
+    if profile := names.label(manifest, names.PROFILE_LABEL):
+        # A run may wait for the proxy's Deployment, or for the key of its grants.
+        waiting = cache.labelled(RUN, namespace, PROFILE_INDEX, profile) if kind in (DEPLOYMENT, SECRET) else ()
+        return [(PROFILE, namespace, profile), *((RUN, namespace, names.name_of(run)) for run in waiting)]
     rollouts = rollout_keys(cache, kind, before, now)
     if rollouts or kind in (ROLLOUT, ENDPOINT_SLICE, *OPTIONAL):
         return [*rollouts, *_owner(namespace, synthesis, run), *_routed(cache, kind, before, now)]

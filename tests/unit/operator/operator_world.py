@@ -450,7 +450,7 @@ class World:
         role = names.label(pod, names.ROLE_LABEL)
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             return
-        if role in ("candidate", "baseline", "serving-stack", "rollout-stack", "serving-baseline"):
+        if role in ("candidate", "baseline", "serving-stack", "rollout-stack", "serving-baseline", "model-proxy"):
             self._server(key, pod, role)
         elif names.label(pod, names.STEP_LABEL):
             self._role(key, pod)

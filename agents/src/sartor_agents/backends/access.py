@@ -13,12 +13,15 @@ from pydantic import ValidationError
 
 from sartor_agents.backends.conversation.tool import problems
 from sartor_agents.backends.protocol import BackendError
+from sartor_agents.run.sandbox.command import Isolation
 from sartor_api.search.agents import AgentSettings, RoleName, RoleSettings
 from sartor_api.search.records import FailureClass, RunSpec
 
 URL, TOKEN_FILE = "SARTOR_MODEL_URL", "SARTOR_MODEL_TOKEN_FILE"
 CALL_HEADER, RECORDED_HEADER = "Sartor-Call", "Sartor-Recorded"
 """The name of a call, by which the model proxy knows it again; and its word that the answer is one that it had recorded."""
+ISOLATION = "SARTOR_ISOLATION"
+"""Set to `pod` where the pod is the sandbox (`Isolation.POD`); without it commands run in one of their own."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ def model_access(environment: Mapping[str, str] = os.environ) -> ModelAccess:
             "NoModelAccess", f"{TOKEN_FILE}: {file} cannot be read: {error}", FailureClass.INFRASTRUCTURE
         ) from error
     return ModelAccess(url, token)
+
+
+def isolation(environment: Mapping[str, str] = os.environ) -> Isolation:
+    """How commands of this process are walled in."""
+    return Isolation(environment.get(ISOLATION, Isolation.BUBBLEWRAP))
 
 
 def agents_of(run: RunSpec, role: RoleName) -> tuple[AgentSettings, RoleSettings]:

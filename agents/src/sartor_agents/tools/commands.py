@@ -111,12 +111,13 @@ class RunCommand:
 
     @property
     def description(self) -> str:
-        limits = self.sandbox.limits
+        limits, skills = self.sandbox.limits, self.sandbox.shown("/skills")
+        moved = "" if skills == "/skills" else f" For commands the skills lie in {skills}."
         return (
             "Run a shell command in a sandbox: no network, the workspace with your stack/ as working folder, Python with "
             "its packages and compilers of the machine. Changes below stack/ are kept, everything else is gone afterwards, "
             f"processes too. Limits: {limits.seconds:.0f} s, {limits.memory_bytes >> 20} MiB of memory, "
-            f"{limits.processes} processes; of a long output the middle is left out."
+            f"{limits.processes} processes; of a long output the middle is left out.{moved}"
         )
 
     def call(self, parameters: CommandParameters, /) -> ToolResult:

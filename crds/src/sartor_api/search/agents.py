@@ -3,17 +3,24 @@
 Addresses and keys are not part of it: they are the model proxy's, and no role ever sees them.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal, cast
 
 from pydantic import Field, JsonValue
 
 from sartor_api.agent_profile import AgentProfileSpec, Prices, RoleModel
-from sartor_api.search.base import Cost, Record
+from sartor_api.search.base import Cost, Record, StepKind
 
 RoleName = Literal["planner", "implementer", "judge"]
 ROLES: tuple[RoleName, ...] = ("planner", "implementer", "judge")
 """The roles that ask a model."""
+
+_ASKING: Mapping[StepKind, RoleName] = {
+    StepKind.PLAN: "planner",
+    StepKind.IMPLEMENT: "implementer",
+    StepKind.JUDGE: "judge",
+}
 
 OUTPUT_TOKENS, CONTEXT_TOKENS = 32_000, 200_000
 """What a role that sets nothing else plans with."""
@@ -53,8 +60,15 @@ class AgentSettings(Record):
     turns_per_step: int = Field(default=200, ge=1)
     step_seconds: float = Field(default=7200.0, gt=0)
     codex_version: str | None = None
-
+    review: bool = False
+    """Whether the judge has a model read the source."""
     money_per_step: float | None = Field(default=None, gt=0)
+
+    def asks(self, step: StepKind) -> RoleName | None:
+        """The role that asks a model in a step; None where none does."""
+        if self.backend == "playbook" or (step is StepKind.JUDGE and not self.review):
+            return None
+        return _ASKING.get(step)
 
     def reserve(self, role: RoleName) -> Cost:
         """What one step of a role may cost at most: all its tokens at the dearest price of its model, or less."""
@@ -83,6 +97,7 @@ def agent_settings(profile: AgentProfileSpec) -> AgentSettings:
         turns_per_step=profile.limits.turns_per_step,
         step_seconds=profile.limits.step_timeout.seconds,
         codex_version=profile.codex_version,
+        review=profile.review,
     )
 
 

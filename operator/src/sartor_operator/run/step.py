@@ -5,8 +5,10 @@ import hmac
 from dataclasses import dataclass
 
 from sartor_api.conditions import Reason
+from sartor_api.search.agents import AgentSettings, RoleName
 from sartor_api.search.budget import ZERO
 from sartor_api.search.estimate import held_cost
+from sartor_api.search.grants import LONGER_SECONDS, step_grant
 from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import (
     Cost,
@@ -22,11 +24,13 @@ from sartor_operator.actions import Action
 from sartor_operator.kinds import Manifest
 from sartor_operator.pods.jobs import (
     CANARY_KEY,
+    GRANT,
     ROLE,
     SEED_KEY,
     step_labels,
 )
 from sartor_operator.pods.state import End
+from sartor_operator.run.observe import RunObserved
 from sartor_operator.wire import (
     StepBegin,
     StoredRecord,
@@ -74,6 +78,28 @@ def seed_secret(run: Manifest, begin: StepBegin, name: str, seal: str) -> Manife
         "metadata": names.metadata(name, run, labels),
         "immutable": True,
         "stringData": {SEED_KEY: seed_of(seal, begin.id), CANARY_KEY: canary_of(seal)},
+    }
+
+
+def grant_secret(observed: RunObserved, begin: StepBegin, name: str, role: RoleName, now: float) -> Manifest:
+    """The Secret with what one step's agent may spend at the model proxy: worth no more than that, and until its end."""
+    models, spec = observed.models, observed.spec
+    assert models is not None and models.grant_key is not None and spec is not None, "the proxy is ready"
+    grant = step_grant(
+        begin.id,
+        run=observed.name,
+        role=role,
+        model=AgentSettings.model_validate(spec.agents).roles[role].model,
+        reserve=begin.reserve,
+        budget=spec.budget,
+        expires=now + begin.deadline_seconds + LONGER_SECONDS,
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": names.metadata(name, observed.manifest, step_labels(observed.manifest, begin, ROLE[begin.step])),
+        "immutable": True,
+        "stringData": {GRANT: grant.signed(models.grant_key.encode())},
     }
 
 

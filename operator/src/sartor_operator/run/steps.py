@@ -12,7 +12,10 @@
 An answer for another step, of another kind, or about an unknown parent is never stored as a result.
 """
 
+from dataclasses import replace
+
 from sartor_api.conditions import Reason
+from sartor_api.search.agents import AgentSettings, RoleName
 from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import FailureClass
 from sartor_operator import names
@@ -47,6 +50,7 @@ from sartor_operator.run.step import (
     Ended,
     Running,
     failure,
+    grant_secret,
     over,
     seed_digest,
     seed_of,
@@ -72,11 +76,26 @@ def progress(observed: RunObserved, begin: StepBegin, now: float) -> Ended | Run
     if begin.seed_digest is not None and (seal is None or seed_digest(seed_of(seal, begin.id)) != begin.seed_digest):
         return failure(begin, now, "SealLost", "the key of the run's seeds is not the one that was committed to")
     actions: list[Action] = []
-    if begin.step in SEALED and seal is not None and not observed.of_step(observed.secrets, begin.id):
+    if begin.step in SEALED and seal is not None and objects.seed not in map(names.name_of, observed.secrets):
         actions.append(Create(seed_secret(observed.manifest, begin, objects.seed, seal)))
+    role = asking(observed, begin)
+    if role is not None:
+        models = observed.models
+        if models is None or models.waits:
+            said = models.waits if models is not None else "the run names no AgentProfile"
+            return Running(f"the {role} waits: {said}", None, tuple(actions), now + RECHECK_SECONDS)
+        if objects.grant not in map(names.name_of, observed.secrets):
+            actions.append(Create(grant_secret(observed, begin, objects.grant, role, now)))
     if begin.step not in JUDGED:
-        return _start(observed, begin, objects, Servers(), actions, begin.begun)
+        # Time that it waited for the model proxy is not its own.
+        return _start(observed, begin, objects, Servers(), actions, begin.begun if role is None else now)
     return _with_servers(observed, begin, objects, actions, now)
+
+
+def asking(observed: RunObserved, begin: StepBegin) -> RoleName | None:
+    """The role that asks a model in this step."""
+    assert observed.spec is not None, "a run with a step has its spec"
+    return AgentSettings.model_validate(observed.spec.agents).asks(begin.step)
 
 
 def _with_servers(
@@ -129,7 +148,10 @@ def _with_servers(
 def _start(
     observed: RunObserved, begin: StepBegin, objects: StepObjects, servers: Servers, actions: list[Action], begun: float
 ) -> Running:
-    job = step_job(observed.place, observed.manifest, begin, objects, observed.spec_name, servers)
+    models = observed.models.url if observed.models is not None and asking(observed, begin) is not None else None
+    job = step_job(
+        observed.place, observed.manifest, begin, objects, observed.spec_name, replace(servers, models=models)
+    )
     return Running(f"the {ROLE[begin.step]} starts", begun, (*actions, Create(job)))
 
 

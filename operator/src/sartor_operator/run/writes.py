@@ -54,6 +54,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         made = current.implementation if current is not None else None
         under_test = begin.candidate or made
     plan = current.plan if current is not None and begin.step is StepKind.IMPLEMENT else None
+    made_from = current.plan.parent if current is not None and current.plan and begin.step is StepKind.JUDGE else None
     repaired = current.implementation if current is not None and begin.step is StepKind.IMPLEMENT else None
     seed = seed_of(observed.seal, begin.id) if begin.step in SEALED and observed.seal is not None else None
     step = StepBegin(
@@ -69,7 +70,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         commit=under_test.commit if under_test else None,
         content_hash=under_test.content_hash if under_test else None,
         seed_digest=seed_digest(seed) if seed is not None else None,
-        source=repaired.commit if repaired else (plan.parent if plan else None),
+        source=repaired.commit if repaired else (plan.parent if plan else made_from),
         plan=plan,
         baseline=run.baseline,
         feedback=begin.feedback,

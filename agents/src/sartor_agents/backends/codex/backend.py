@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sartor_agents.backends.access import agents_of, model_access
+from sartor_agents.backends.access import agents_of, isolation, model_access
 from sartor_agents.backends.codex.events import Event
 from sartor_agents.backends.codex.install import VERSION, Codex, CodexMissingError, find_codex
 from sartor_agents.backends.codex.prompts import PlanForm, WorkForm, implement_prompt, plan_prompt, schema_of
@@ -58,6 +58,7 @@ class CodexSettings:
             version=agents.codex_version or VERSION,
             seconds=agents.step_seconds,
             tokens=agents.tokens_per_step,
+            isolation=isolation(environment),
         )
 
     def named(self, conversation: str, complaint: str | None) -> "CodexSettings":

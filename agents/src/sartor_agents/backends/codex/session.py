@@ -19,13 +19,14 @@ from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox, Way
 from sartor_agents.run.storage import storage_errors
 
 PORT = 8765
-HOME = "/tmp/home/.codex"
 _START = (
-    'mkdir -p "$CODEX_HOME" "$TMPDIR" && cp /run/session/config.toml "$CODEX_HOME/" || exit 70\n'
-    '/run/codex/bin/codex "$@" </run/session/prompt 2>"$TMPDIR/errors"\n'
+    'mkdir -p "$CODEX_HOME" "$TMPDIR" && cp "$2/config.toml" "$CODEX_HOME/" || exit 70\n'
+    "codex=$1; prompt=$2/prompt; shift 2\n"
+    '"$codex" "$@" <"$prompt" 2>"$TMPDIR/errors"\n'
     'code=$?; tail -c 4000 "$TMPDIR/errors"; exit $code'
 )
-"""Errors go to a file first: both streams in one pipe would mix within lines."""
+"""Given the program, the session's folder and the arguments. Errors go to a file first: both streams in one pipe would mix
+within lines."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,15 @@ def run_session(
             limits=replace(sandbox.limits, seconds=limits.seconds, cpu_seconds=max(sandbox.limits.cpu_seconds, 36_000)),
             readable={**sandbox.readable, "/run/codex": codex.folder, "/run/session": session},
             ways=(*sandbox.ways, Way(PORT, folder / "relay.sock")),
-            environment={**sandbox.environment, "CODEX_HOME": HOME, "TMPDIR": "/tmp/codex"},
+            environment={
+                **sandbox.environment,
+                "CODEX_HOME": f"{sandbox.home}/.codex",
+                "TMPDIR": f"{sandbox.home}/codex",
+            },
         )
+        command = ("/bin/sh", "-c", _START, "codex", "/run/codex/bin/codex", "/run/session", *_arguments(schema))
         heard = _Heard(on_event)
-        with started(
-            box, ("/bin/sh", "-c", _START, "codex", *_arguments(schema)), keep=keep, hear=heard.add
-        ) as running:
+        with started(box, command, keep=keep, hear=heard.add) as running:
             result = running.result()
         return _result(result, heard, relay)
 

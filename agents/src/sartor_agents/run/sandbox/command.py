@@ -7,7 +7,8 @@ Nothing on the machine's disk is writable: what is to be kept of the workspace c
 (`kept`). When the command ends, is over its time or the caller dies, everything of it dies.
 
 In a pod the pod is the sandbox, and namespaces cannot be had in it: `Isolation.POD` leaves bubblewrap and the filter out,
-and has the same limits otherwise, workspace and way out included. Nobody gets it without asking for it.
+and has the same limits otherwise, workspace and way out included. What is shown lies at its own path there, to which words
+of a command that begin with the path inside are changed (`shown`). Nobody gets it without asking for it.
 """
 
 import contextlib
@@ -97,6 +98,21 @@ class CommandSandbox:
     ways: tuple[Way, ...] = ()
     tracing: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def shown(self, path: str) -> str:
+        """Where a command sees `path`, a path inside (`/skills/NAME`): as it is, but for pods."""
+        if self.isolation is not Isolation.POD:
+            return path
+        places = dict(self.readable) | ({} if self.model_dir is None else {"/model": self.model_dir})
+        for place, folder in places.items():
+            if path == place or path.startswith(f"{place}/"):
+                return f"{folder}{path.removeprefix(place)}"
+        return path
+
+    @property
+    def home(self) -> str:
+        """The command's home, gone with it."""
+        return str(self.scratch / "inside" / "home") if self.isolation is Isolation.POD else _HOME
 
     def run(self, command: Sequence[str], *, seconds: float | None = None, keep: bool = True) -> CommandResult:
         """Run to the end, and with `keep` take over what it changed in `stack/`. Raises `SandboxError`, `StorageError`."""
@@ -244,12 +260,12 @@ def _arguments(
         "kept": writing,
         "out": {str(way.port): str(way.path) if pod else f"/run/sartor/way-{way.port}" for way in sandbox.ways},
         "into": {str(number): port for number, port in into.items()},
-        "folders": [str(temporary / "home") if pod else _HOME],
+        "folders": [sandbox.home],
         "alone": not pod,
     }
     first = (sys.executable, "-I", "-S", str(INSIDE) if pod else "/run/sartor/inside.py", json.dumps(configuration))
     if pod:
-        return (*joining, *first, *command)
+        return (*joining, *first, *map(sandbox.shown, command))
     program = bubblewrap.sandbox_program()
     if program is None:
         raise SandboxError(
@@ -309,11 +325,9 @@ def _filter(stack: contextlib.ExitStack, *, tracing: bool) -> int:
 
 
 def _environment(sandbox: CommandSandbox) -> dict[str, str]:
-    pod = sandbox.isolation is Isolation.POD
-    home = str(sandbox.scratch / "inside" / "home") if pod else _HOME
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     passed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TZ") if name in os.environ}
-    return {**_ENVIRONMENT, **passed, "PATH": path, "HOME": home}
+    return {**_ENVIRONMENT, **passed, "PATH": path, "HOME": sandbox.home}
 
 
 LONGEST_FOLDER = 80
