@@ -68,7 +68,7 @@ test-exhaustive: setup  ## the enumerations that take many minutes
 	.venv/bin/sartor-devcluster binaries --gateway
 	$(PY) -m pytest -m exhaustive --hypothesis-profile=default $(ARGS)
 
-redteam: setup  ## every planted cheat and its honest twin through the real gates, here and in a cluster (80 minutes); records what was seen
+redteam: setup  ## every planted cheat and its honest twin through the real gates, here and in a cluster (two hours); records what was seen
 	$(PY) -m pytest tests/redteam $(ARGS)
 
 bench: setup  ## every figure that the project claims, into benchmarks/results/

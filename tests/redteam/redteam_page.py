@@ -101,6 +101,8 @@ def _row(cheat: Cheat, seen: dict[str, Any]) -> str:
             ends = "denied" + (f", and `{reason}`" if reason else ", and no gain")
         case _:
             ends = "measured: no gain"
+    if cheat.sooner:
+        ends += f"; in a cluster `{cheat.sooner}` may come sooner"
     return (
         f"| {cheat.name}{lines} | {cheat.does} | {cheat.caught_by} | {ends} | {_cell(seen.get('cheat'))} | "
         f"{_cell(seen.get('twin'))} | {_cluster_cells(cheat, seen)} |"

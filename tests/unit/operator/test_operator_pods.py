@@ -204,6 +204,29 @@ def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credenti
     assert {"name": "SARTOR_MODEL_PART", "value": "served"} in fetch["env"]
 
 
+def test_answers_of_a_made_checkpoint_get_to_those_who_judge_and_to_nobody_else() -> None:
+    world = World()
+    world.add(target())
+    world.add(synthesis(model={"source": {"synthetic": {"kind": "chain", "size": "52m"}}}))
+    parts: dict[str, set[str]] = {}
+
+    def over() -> bool:
+        for made in (*world.all(POD), *world.all(JOB), *world.all(DEPLOYMENT)):
+            spec = made["spec"].get("template", {}).get("spec", made["spec"])
+            for one in spec.get("initContainers", ()):
+                told = {e["name"]: e.get("value", "") for e in one.get("env", ())}
+                if "SARTOR_MODEL_PART" in told:
+                    parts.setdefault(names.label(made, names.ROLE_LABEL), set()).add(told["SARTOR_MODEL_PART"])
+        return "serving-stack" in parts
+
+    live(world, until=over)
+    assert parts == {
+        "tuner": {"all"}, "judge": {"all"}, "evaluator": {"all"},
+        "planner": {"configuration"}, "implementer": {"configuration"},
+        "candidate": {"served"}, "baseline": {"served"}, "serving-stack": {"served"}, "serving-baseline": {"served"},
+    }  # fmt: skip
+
+
 def test_on_a_shared_network_servers_bind_the_address_of_their_pod() -> None:
     place = place_of(platform="metal", accelerator={"resource": "sartor.dev/metal"}, listenOn="podIP")
     variable = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
