@@ -31,6 +31,7 @@ from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.seals import KEY_COMMITMENT, Seals
 from sartor_api.search.budget import Ledger
 from sartor_api.search.decide import Begin
+from sartor_api.search.reasons import Reason
 from sartor_api.search.records import (
     BaselineRecord,
     Budget,
@@ -48,7 +49,6 @@ from sartor_api.search.records import (
     StepResult,
     Verdict,
 )
-from sartor_api.search.rules import Reason
 from sartor_api.search.state import Candidate, RunState
 
 Response = TypeVar("Response", bound=BaseModel)

@@ -64,6 +64,7 @@ class Reason(_Documented):
     # Ends of a run
     TARGET_MET = "TargetMet", "The speed-up asked for was reached."
     PLATEAU = "Plateau", "The last rounds brought no significant gain."
+    THRASHING = "Thrashing", "The last rounds brought nothing new to measure."
     EXHAUSTED = "Exhausted", "The planner has nothing left to try."
     BUDGET_SPENT = "BudgetSpent", "A budget has nothing left beyond the reserve for the confirmation; the best is kept."
     BELOW_MINIMUM_SPEEDUP = "BelowMinimumSpeedup", "The best stack is confirmed, and below minimumSpeedup."

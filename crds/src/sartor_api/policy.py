@@ -23,14 +23,19 @@ class Agents(ApiModel):
 class Search(ApiModel):
     """How the outer loop looks for better stacks."""
 
-    policy: Literal["trajectory", "population", "issueQueue"] = "trajectory"
-    """`trajectory`: one line of improvements; `population`: an evolving set; `issueQueue`: open issues by expected gain."""
+    policy: Literal["trajectory", "evolutionary", "issue-queue"] = "trajectory"
+    """`trajectory`: one line of improvements; `evolutionary`: a population of stacks; `issue-queue`: what promises most."""
     parallelism: Annotated[int, Field(ge=1, le=32)] = 1
-    """Candidates in work at the same time."""
+    """Candidates in work at the same time, each on a branch of its own; they are measured one after the other."""
     seed: Annotated[int, Field(ge=0, le=2_147_483_647)] = 0
     """Seed of the search's own choices (the sealed seeds of the measurements do not follow from it)."""
     plateau_rounds: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Rounds without a significant gain after which the search is flat and stops."""
+    """Rounds in a row, each shown to bring no gain worth having, that are a plateau."""
+    thrash_rounds: Annotated[int, Field(ge=1, le=1000)] = 6
+    """Rounds in a row that brought nothing new to measure (rejected, or the same content again) that are thrashing."""
+    on_plateau: Annotated[tuple[Literal["explore", "return"], ...], Field(max_length=8)] = ("explore", "return")
+    """What the search does on a plateau, or when it thrashes, one step further each time, until a gain: `explore` asks for
+    larger changes, `return` goes on from an earlier stack off the incumbent's line. After the last step it stops."""
 
 
 class Budget(ApiModel):
@@ -47,7 +52,7 @@ class Budget(ApiModel):
     money: Money | None = None
     """Money for accelerators and model calls, at the prices of HardwareTarget and AgentProfile; unlimited if absent."""
     confirmation_reserve: Annotated[int, Field(ge=0, le=50)] = 15
-    """Per cent of every budget that rounds may not touch, so that the winner can be confirmed."""
+    """Per cent of each budget that the confirmation draws on (time, accelerators, money) and that rounds may not touch."""
 
     rules = (
         Rule(

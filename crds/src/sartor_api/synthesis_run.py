@@ -145,7 +145,9 @@ class SynthesisRunStatus(ApiModel):
     round: Count = 0
     """Round that is under way."""
     step: StepInFlight | None = None
-    """Step that is under way."""
+    """Step that is under way, the oldest of them."""
+    beside: Annotated[tuple[StepInFlight, ...], Field(max_length=32)] = ()
+    """Steps that are under way beside it (`spec.search.parallelism`)."""
     baseline: BaselineSummary | None = None
     """The baseline as measured."""
     best: BestCandidate | None = None

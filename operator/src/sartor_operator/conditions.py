@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sartor_api.conditions import ConditionType, Reason
 from sartor_api.meta import Condition
-from sartor_api.search.rules import Reason as SearchReason
+from sartor_api.search.reasons import Reason as SearchReason
 from sartor_operator.reasons import OperatorReason
 from sartor_operator.times import at, parse_time
 
@@ -20,6 +20,7 @@ State = Literal["True", "False", "Unknown"]
 SEARCH_REASONS: Mapping[SearchReason, Reason] = {
     SearchReason.TARGET_MET: Reason.TARGET_MET,
     SearchReason.PLATEAU: Reason.PLATEAU,
+    SearchReason.THRASHING: Reason.THRASHING,
     SearchReason.NOTHING_LEFT: Reason.EXHAUSTED,
     SearchReason.ROUNDS_SPENT: Reason.BUDGET_SPENT,
     SearchReason.WALL_CLOCK_SPENT: Reason.BUDGET_SPENT,

@@ -28,6 +28,8 @@ CONTENT_LABEL = "sartor.dev/content"
 PROBE_LABEL = "sartor.dev/probe"
 """On the probe of a rollout, its Service and its pod: the name that they share."""
 STEP_ANNOTATION = "sartor.dev/step-id"
+MESSAGE_ANNOTATION = "sartor.dev/message"
+"""On a ServingSynthesis or a SynthesisRun: a word of a human to the planner, told with each plan."""
 
 SPEC, SEAL, STEP, RECORD, ENDING, STACK = "spec", "seal", "step", "record", "ending", "stack"
 """Values of `PART_LABEL`."""

@@ -2,6 +2,7 @@
 
 from sartor_api.fields import Money
 from sartor_api.quantities import DecimalString, Duration
+from sartor_api.search.payback import baseline_score
 from sartor_api.search.records import BaselineRecord, Cost
 from sartor_api.search.records import Speedup as Measured
 from sartor_api.search.state import Candidate, RunState
@@ -47,11 +48,6 @@ def shown_baseline(record: BaselineRecord, image: str) -> BaselineSummary:
         arguments=tuple(argument[:256] for argument in record.arguments[:64]),
         score=None if score is None else decimal(score, 1),
     )
-
-
-def baseline_score(record: BaselineRecord) -> float | None:
-    """The objective's metric of the chosen setting."""
-    return next((point.metric for point in record.grid if point.name == record.chosen), None)
 
 
 def shown_cost(cost: Cost, *, rounds: int, seconds: float, currency: str | None) -> Spent:

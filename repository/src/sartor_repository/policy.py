@@ -6,7 +6,7 @@ that run and nothing else, while that pod lives.
 
 | role | reads | writes |
 |---|---|---|
-| planner | plans, records, candidates | `main`: `roadmap.md`, `issues/`, its own `plans/STEP.json`, copies of records |
+| planner | plans, records, candidates | `main`: `roadmap.md` and other words, `plans/STEP.json`, copies of records |
 | implementer | plans, records, candidates | `candidate/NNN` of its round: `stack/` and nothing else |
 | judge | sealed notes | `refs/notes/sartor/judge`: its own `steps/STEP/`, and the note of a candidate |
 | evaluator | sealed notes | `refs/notes/sartor/evaluator`: the same |
@@ -292,9 +292,10 @@ def _size(sizes: Sizes, limits: Limits) -> str | None:
 # --- paths of each role -----------------------------------------------------------------------------------------------
 
 _PLANNER_TREE = re.compile(
-    r"run\.json|roadmap\.md|issues/[^/]+\.md|plans/[^/]+\.json|(?:baseline|confirm)/[^/]+\.json|rounds/\d{3,}/[^/]+\.json"
+    r"run\.json|(?:roadmap|skills)\.md|(?:issues|autopsies)/[^/]+\.md|plans/[^/]+\.json|(?:baseline|confirm)/[^/]+\.json"
+    r"|rounds/\d{3,}/(?:round\.md|[^/]+\.json)"
 )
-_MUTABLE = re.compile(r"roadmap\.md|issues/[^/]+\.md")
+_MUTABLE = re.compile(r"(?:roadmap|skills)\.md|(?:issues|autopsies)/[^/]+\.md|rounds/\d{3,}/round\.md")
 _NOTE = re.compile(r"[0-9a-f]{40}|[0-9a-f]{2}/[0-9a-f]{38}")
 _STEP_FILE = re.compile(r"steps/([^/]+)/.+")
 
@@ -306,7 +307,8 @@ def _allowed_path(caller: Caller, path: str) -> str | None:
             return f"{path} lies outside stack/, the only folder that an implementer writes"
         case Role.PLANNER if _PLANNER_TREE.fullmatch(path) is None:
             return (
-                f"{path} is nothing that a planner writes; it writes roadmap.md, issues/*.md, plans/*.json and copies "
+                f"{path} is nothing that a planner writes; it writes roadmap.md, skills.md, issues/*.md, autopsies/*.md, "
+                "rounds/NNN/round.md, plans/*.json and copies "
                 "of records"
             )
         case Role.JUDGE | Role.EVALUATOR if not (_NOTE.fullmatch(path) or _STEP_FILE.fullmatch(path)):

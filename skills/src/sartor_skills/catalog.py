@@ -1,8 +1,9 @@
 """Reads the skill folders: knowledge (`SKILL.md`) and, where a skill can be composed, its recipe (`recipe.toml`).
 
 Agents load skills by progressive disclosure: `Catalog.index` (name and description), then one skill's text, then the files
-that it names. `Catalog.recipes` leaves out what does not apply to the model, scenario and platform at hand, so that nobody
-is shown a recipe that cannot run.
+that it names. What does not apply to the model, scenario and platform at hand is left out (`Catalog.applying`), so
+that nobody is shown what cannot run. A skill says what it is for in its recipe, or in the front matter (`metadata`, as the
+Agent Skills format has it: names in one string, separated by blanks; absent means all).
 """
 
 import tomllib
@@ -16,6 +17,9 @@ import yaml
 from sartor_skills.library import library_root
 
 Scalar = str | int | float | bool
+
+RESTRICTIONS = ("platforms", "scenarios", "architectures")
+"""Names in the front matter's `metadata` that say what a skill is for."""
 
 
 class CatalogError(Exception):
@@ -69,19 +73,61 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What a stack is written for; None: not known, so nothing is left out for it."""
+
+    platform: str | None = None
+    scenario: str | None = None
+    architecture: str | None = None
+
+
+@dataclass(frozen=True)
 class Skill:
+    """One skill folder. `only` holds what the front matter restricts it to: platforms, scenarios, architectures."""
+
     name: str
     description: str
     folder: Path
     recipe: Recipe | None = None
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
     def text(self) -> str:
         return (self.folder / "SKILL.md").read_text(encoding="utf-8")
+
+    def applies(self, setting: Setting) -> bool:
+        """Whether it can be of use there."""
+        wanted = {
+            "platforms": setting.platform,
+            "scenarios": setting.scenario,
+            "architectures": setting.architecture,
+        }
+        return all(value is None or _allows(self._allowed(name), value) for name, value in wanted.items())
+
+    def _allowed(self, name: str) -> tuple[str, ...]:
+        if name in self.only:
+            return self.only[name]
+        allowed: dict[str, tuple[str, ...]] = {}
+        if self.recipe is not None:
+            recipe = self.recipe
+            allowed = {
+                "platforms": recipe.platforms,
+                "scenarios": recipe.scenarios,
+                "architectures": recipe.architectures,
+            }
+        return allowed.get(name, ("*",))
+
+
+def _allows(allowed: tuple[str, ...], value: str) -> bool:
+    return "*" in allowed or value in allowed
 
 
 @dataclass(frozen=True)
 class Catalog:
     skills: Mapping[str, Skill] = field(default_factory=dict[str, Skill])
+
+    def applying(self, setting: Setting) -> "Catalog":
+        """The catalog without what is of no use there."""
+        return Catalog({name: skill for name, skill in self.skills.items() if skill.applies(setting)})
 
     def index(self) -> list[tuple[str, str]]:
         """Name and description of every skill, by name: what an agent sees first."""
@@ -126,7 +172,23 @@ def _skill(folder: Path) -> Skill:
     if not isinstance(description, str) or not description.strip():
         raise CatalogError(f"{path}: description is missing; one sentence on what it is and when to use it")
     recipe = folder / "recipe.toml"
-    return Skill(folder.name, description.strip(), folder, _recipe(recipe) if recipe.is_file() else None)
+    return Skill(
+        folder.name, description.strip(), folder, _recipe(recipe) if recipe.is_file() else None, _only(path, entries)
+    )
+
+
+def _only(path: Path, entries: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What the front matter's `metadata` restricts the skill to."""
+    metadata = entries.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise CatalogError(f"{path}: metadata must be a mapping of names to strings")
+    found: dict[str, tuple[str, ...]] = {}
+    for name, value in cast(dict[str, Any], metadata).items():
+        if not isinstance(value, str):
+            raise CatalogError(f"{path}: metadata.{name} must be a string; separate several names by blanks")
+        if name in RESTRICTIONS:
+            found[name] = tuple(value.split())
+    return found
 
 
 def _recipe(path: Path) -> Recipe:

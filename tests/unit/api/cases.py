@@ -142,7 +142,7 @@ FULL_SYNTHESIS = _resource(
         "correctness": {"mode": "exactGreedy", "samples": 200, "tieTolerance": "0.01"},
         "baseline": {"engine": "vllm", "tuning": "documentedGrid", "arguments": ["--enable-prefix-caching"]},
         "agents": {"profileRef": {"name": "default"}},
-        "search": {"policy": "population", "parallelism": 4, "seed": 7},
+        "search": {"policy": "evolutionary", "parallelism": 4, "seed": 7},
         "budget": {
             "rounds": 20,
             "wallClock": "8h",

@@ -21,7 +21,16 @@ from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.lock import run_lock
 from sartor_agents.run.repository import RunRepository
 from sartor_api.search.decide import Begin
-from sartor_api.search.records import FailureClass, Measurement, Speedup, StepKind, StepResult, Verdict
+from sartor_api.search.records import (
+    FailureClass,
+    Implementation,
+    Measurement,
+    Plan,
+    Speedup,
+    StepKind,
+    StepResult,
+    Verdict,
+)
 
 from run_fakes import FakeSteps, speedup  # isort: skip
 
@@ -40,6 +49,8 @@ spec:
 
 class Sartor:
     """The command line with fake steps: everything else is real."""
+
+    steps: FakeSteps
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -70,7 +81,8 @@ def sartor(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "checkpoint").symlink_to(checkpoint)
 
     def steps(_layout: RunLayout, repository: RunRepository, **_: object) -> FakeSteps:
-        return FakeSteps(repository, lambda begin: cli.results(begin))
+        cli.steps = FakeSteps(repository, lambda begin: cli.results(begin))
+        return cli.steps
 
     monkeypatch.setattr(session, "LocalSteps", steps)
     monkeypatch.setattr(session, "deliver", lambda *_: None)  # fake measurements have no samples to make evidence from
@@ -163,7 +175,7 @@ def test_the_report_is_self_contained_and_escaped(sartor: Sartor) -> None:
         (MANIFEST.replace("name: local", "name: big-gpu"), ["targetRef", "big-gpu", "local"]),
         (MANIFEST.replace("code-edit", "json-schema"), ["json-schema cannot be run yet"]),
         (MANIFEST + "  agents: {profileRef: {name: gpt}}\n", ["profileRef", "gpt"]),
-        (MANIFEST + "  search: {parallelism: 4}\n", ["parallelism"]),
+        (MANIFEST + "  search: {parallelism: 40}\n", ["parallelism"]),
         ("", ["empty"]),
         ("kind: [", ["editor.yaml"]),
     ],
@@ -355,3 +367,126 @@ def test_every_event_has_a_line_or_none_and_clocks_read_well(tmp_path: Path) -> 
     with (tmp_path / "out").open("w") as out:
         PlainView(out)(events.Interrupted(at=0, run="r"))
     assert "sartor run --resume --dir r" in (tmp_path / "out").read_text()
+
+
+# --- how a search is led ---------------------------------------------------------------------------------------------
+
+
+def test_the_policy_of_the_command_line_is_the_runs(sartor: Sartor) -> None:
+    assert sartor.run("--policy", "issue-queue").exit_code == ExitCode.CONFIRMED
+    stored = session.open_run(sartor.dir)[1].load()
+    assert stored.spec.policy.kind == "issue-queue"
+    refused = sartor("run", "--resume", "--dir", str(sartor.dir), "--policy", "evolutionary")
+    assert refused.exit_code == ExitCode.BAD_REQUEST and "--policy" in refused.stderr
+    assert "trajectory" in sartor.run("--policy", "luck").output
+
+
+def test_several_seeds_are_several_runs_and_their_spread(sartor: Sartor) -> None:
+    def results(begin: Begin) -> StepResult | None:
+        seeds.append(begin.id)
+        if begin.step is StepKind.CONFIRM and seeds.count("000/confirm/1/1") == 2:
+            return Measurement(metric="tok/s", speedup=speedup(1.0))
+        return None
+
+    seeds: list[str] = []
+    sartor.results = results
+    done = sartor.run("--seeds", "3")
+    assert done.exit_code == ExitCode.CONFIRMED, done.output
+    assert "3 seeds: 3 confirmed" in done.output or "3 seeds: 2 confirmed" in done.output
+    spread = json.loads((sartor.dir / "spread.json").read_text())
+    assert [one["seed"] for one in spread["runs"]] == [0, 1, 2] and spread["seeds"] == 3
+    assert spread["lowest"] <= spread["median"] <= spread["highest"]
+    stored = [session.open_run(sartor.dir / f"seed-{n:04d}")[1].load().spec.seed for n in range(3)]
+    assert stored == [0, 1, 2]
+    begun = len(seeds)
+    assert sartor.run("--seeds", "3").exit_code == ExitCode.CONFIRMED
+    assert len(seeds) == begun, "the same command goes on, and there was nothing left to do"
+
+
+def test_steer_says_what_stands_and_refuses_what_makes_no_sense(sartor: Sartor) -> None:
+    session.create(sartor.manifest, sartor.dir, session.Options())
+    said = sartor("steer", str(sartor.dir), "--message", "try 8 threads", "--stop-after-round")
+    assert said.exit_code == 0 and said.stdout == "not paused; ends after the round; message: try 8 threads\n"
+    assert sartor("steer", str(sartor.dir), "--pause", "--message", "").stdout == "paused; ends after the round\n"
+    assert "--pause" in sartor("steer", str(sartor.dir)).stderr
+    assert sartor("steer", str(sartor.dir), "--message", "x" * 5000).exit_code == ExitCode.BAD_REQUEST
+    sartor("steer", str(sartor.dir), "--resume")
+    assert sartor("run", "--resume", "--dir", str(sartor.dir)).exit_code == ExitCode.NO_SPEEDUP, "no round was begun"
+    ended = sartor("steer", str(sartor.dir), "--pause")
+    assert ended.exit_code == ExitCode.BAD_REQUEST and "has ended" in ended.stderr
+
+
+def test_a_control_file_that_says_nothing_is_refused_with_a_way_out(sartor: Sartor) -> None:
+    session.create(sartor.manifest, sartor.dir, session.Options())
+    (sartor.dir / "control.json").write_text("{ no")
+    refused = sartor("run", "--resume", "--dir", str(sartor.dir))
+    assert refused.exit_code == ExitCode.BAD_REQUEST and "sartor steer" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+PRICED = """
+---
+apiVersion: sartor.dev/v1alpha1
+kind: HardwareTarget
+metadata: {name: box}
+spec: {platform: cpu, pricePerHour: {amount: "3600", currency: EUR}}
+"""
+
+
+def test_a_run_that_cannot_pay_says_so_and_does_not_start_where_that_is_wanted(sartor: Sartor) -> None:
+    payback = '  payback: {outputTokensPerDay: "86400", within: 1m, policy: require}\n'
+    sartor.manifest.write_text(MANIFEST.replace("name: local", "name: box") + payback + PRICED)
+    sartor.manifest.write_text(
+        sartor.manifest.read_text().replace("{rounds: 2}", '{rounds: 2, money: {amount: "900", currency: EUR}}')
+    )
+    refused = sartor.run()
+    assert refused.exit_code == ExitCode.BAD_REQUEST and "it cannot pay" in refused.stderr
+    assert not sartor.dir.exists()
+    sartor.manifest.write_text(sartor.manifest.read_text().replace("policy: require", "policy: warn"))
+    warned = sartor.run()
+    assert (
+        warned.exit_code == ExitCode.CONFIRMED
+        and "payback: at most" in warned.output
+        and "it cannot pay" in warned.output
+    )
+    assert "/900.00 EUR" in sartor("status", str(sartor.dir)).stdout
+
+
+def test_prices_in_two_currencies_are_refused(sartor: Sartor) -> None:
+    money = MANIFEST.replace("name: local", "name: box").replace("{rounds: 2}", '{rounds: 2, money: {amount: "5"}}')
+    sartor.manifest.write_text(money + PRICED)
+    refused = sartor.run()
+    assert refused.exit_code == ExitCode.BAD_REQUEST and "one currency" in refused.stderr
+
+
+# --- skills -----------------------------------------------------------------------------------------------------------
+
+
+def test_skills_are_listed_as_they_apply_and_with_what_they_were_worth_in_runs(sartor: Sartor) -> None:
+    every = sartor("skills").output
+    assert "mlx-decode" in every and "native-decoder" in every
+    here = sartor("skills", "--platform", "cpu", "--scenario", "chat").output
+    assert "native-decoder" in here and "mlx-decode" not in here and "predicted-outputs" not in here
+
+    def results(begin: Begin) -> StepResult | None:
+        run = sartor.steps.repository
+        if begin.step is StepKind.PLAN and begin.round == 2:
+            first = run.load().state(0.0).rounds[0].implementation
+            assert first is not None
+            return Plan(
+                round=2, action="build", parent=first.commit, hypothesis="add it", skills_consulted=("roofline",)
+            )
+        if begin.step is StepKind.IMPLEMENT:
+            used = ("serving-core",) if begin.round == 1 else ("serving-core", "native-decoder")
+            files = {"stack/__main__.py": b"%d" % begin.round}
+            return run.save_candidate(begin.round, None, files, Implementation(skills_used=used), 1000.0)
+        return None
+
+    sartor.results = results
+    assert sartor.run().exit_code == ExitCode.CONFIRMED
+    lines = {line.split()[0]: line.split()[1:] for line in sartor("skills", str(sartor.dir)).output.splitlines()[1:]}
+    assert lines["native-decoder"] == ["0", "1", "0", "1.20x", "[1.18,", "1.22]"]
+    assert lines["roofline"] == ["1", "0", "0", "-"] and lines["serving-core"] == ["0", "2", "0", "-"]
+    twice = sartor("skills", str(sartor.dir), str(sartor.dir)).output
+    assert "native-decoder" in twice and "1.20x" in twice and " 2 " in twice
+    assert_said(sartor("skills", str(sartor.root)), ExitCode.NOT_POSSIBLE, "is no run")

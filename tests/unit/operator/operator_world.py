@@ -69,7 +69,7 @@ def synthesis(name: str = "editor", **spec: Any) -> Manifest:
         "hardware": {"targetRef": {"name": "pool"}},
         "objective": {"minimumSpeedup": "1.2"},
         "measurement": {"preset": "quick"},
-        "search": {"plateauRounds": 2},
+        "search": {"plateauRounds": 2, "onPlateau": []},
         "budget": {"rounds": 2, "wallClock": "8h"},
     }
     return {

@@ -25,6 +25,7 @@ from sartor_operator.kinds import (
     SERVICE,
     SERVICE_ACCOUNT,
     SYNTHESIS,
+    Kind,
 )
 from sartor_operator.pods.jobs import STEP_KEY
 from sartor_operator.pods.unpack import content_hash
@@ -467,6 +468,26 @@ def test_stop_after_round_confirms_the_best() -> None:
     assert world.one(SYNTHESIS)["status"]["phase"] == "Serving"
 
 
+@pytest.mark.parametrize("kind", [SYNTHESIS, RUN])
+def test_a_word_in_an_annotation_reaches_the_next_planner_and_nobody_else(kind: Kind) -> None:
+    world = begun()
+    live(world, until=lambda: "001/judge/1/1" in world.started)
+    where = names.name_of(world.one(kind))
+    word = {"sartor.dev/message": "try 8 threads"}
+    world.edit(kind, where, lambda m: m["metadata"].setdefault("annotations", {}).update(word))
+    live(world)
+    steps = {one.id: one for one in _steps(world)}
+    assert steps["001/plan/1/1"].message == "", "it came after that"
+    assert steps["002/plan/1/1"].message == "try 8 threads"
+    assert {one.message for one in steps.values() if one.step is not StepKind.PLAN} == {""}
+    assert steps["002/plan/1/1"].directive is not None and steps["001/judge/1/1"].directive is None
+
+
+def _steps(world: World) -> list[StepBegin]:
+    maps = [m for m in world.all(CONFIG_MAP) if names.label(m, names.PART_LABEL) == names.STEP]
+    return [StepBegin.model_validate_json(m["data"][STEP_KEY]) for m in maps]
+
+
 REFUSED = [
     ({"hardware": {"targetRef": {"name": "none"}}}, "HardwareTargetNotFound", "no HardwareTarget none"),
     ({"agents": {"profileRef": {"name": "none"}}}, "AgentProfileNotFound", "no AgentProfile none"),
@@ -479,7 +500,6 @@ REFUSED = [
         "SecretNotFound",
         "no Secret hf",
     ),
-    ({"search": {"parallelism": 2}}, "NotSupported", "parallelism 1"),
     (
         {
             "delivery": {

@@ -146,7 +146,8 @@ def test_places(pods: dict[str, Any], what: str) -> None:
     spec = pods[what]["spec"]
     on_accelerator = what not in ("planner", "implementer")
     assert spec["nodeSelector"] == ({"pool": "h100"} if on_accelerator else {"pool": "small"})
-    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    own_nodes = [] if on_accelerator else [{"key": "sartor.dev/agents", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, *own_nodes]
     assert spec.get("runtimeClassName") == {"implementer": "gvisor", "planner": None}.get(what, "nvidia")
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     holds = what in ("tuner", *SERVERS)

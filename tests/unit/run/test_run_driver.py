@@ -1,15 +1,19 @@
 """The driver: killed between any two writes it goes on, and what it tells is complete."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from run_fakes import FakeClock, FakeSteps, run_spec
 
 from sartor_agents.run import events
-from sartor_agents.run.driver import Driver
+from sartor_agents.run.driver import Driver, StepOutcome, Worth
 from sartor_agents.run.repository import RunRepository
+from sartor_api.search.control import Control
 from sartor_api.search.decide import Begin
-from sartor_api.search.records import FailureClass, Outcome, StepKind, StepResult, Verdict
+from sartor_api.search.records import Cost, FailureClass, Outcome, StepKind, StepResult, Verdict
+from sartor_api.search.state import RunState
 
 
 class PowerCut(BaseException):
@@ -99,7 +103,7 @@ def test_cut_at_every_single_write_the_run_ends_the_same(
         )
         stored = RunRepository(root / "repository").load()
         assert len(stored.records) == 6, "no step is recorded twice and none is lost"
-        assert stored.ledger.in_flight is None
+        assert not stored.ledger.in_flight
 
 
 def test_servers_are_ended_whatever_ends_the_session(tmp_path: Path) -> None:
@@ -121,7 +125,95 @@ def test_a_failed_round_leaves_an_issue(tmp_path: Path) -> None:
     told: list[events.Event] = []
     driver = make(tmp_path, told, lambda b: bad if b.step is StepKind.JUDGE else None)
     assert driver.drive().outcome is Outcome.NO_SPEEDUP
-    issue = RunRepository(tmp_path / "repository").read_text("issues/001-2.md") or ""
-    assert "# Round 1, attempt 2: BuildFailed" in issue and "no" in issue
+    stored = RunRepository(tmp_path / "repository")
+    issue = stored.read_text("issues/001-0.md") or ""
+    assert "# 001-0: BuildFailed" in issue and "kind: defect · state: open" in issue
+    page = stored.read_text("rounds/001/round.md") or ""
+    assert page.count("## Attempt") == 2 and "build: BuildFailed" in page
+    assert "Cause: build said BuildFailed (attempt 2)" in (stored.read_text("autopsies/001.md") or "")
     ended = [e for e in told if isinstance(e, events.StepEnded) and e.failure_class]
     assert [e.reason for e in ended] == ["BuildFailed", "BuildFailed"]
+
+
+# --- a human steers --------------------------------------------------------------------------------------------------
+
+
+def steered(root: Path, wishes: Callable[[RunRepository], Control], rounds: int = 3, **more: object) -> Driver:
+    repository = RunRepository.create(root / "repository", run_spec(rounds=rounds), "", 0.0)
+    told: list[events.Event] = []
+    driver = Driver(
+        repository, FakeSteps(repository), clock=FakeClock(), emit=told.append, report=lambda _: "r.html",
+        control=lambda: wishes(repository), **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+    driver.told = told  # type: ignore[attr-defined]
+    return driver
+
+
+def test_a_message_reaches_the_next_plan_alone_and_is_recorded_with_it(tmp_path: Path) -> None:
+    seen: dict[str, str] = {}
+    driver = steered(tmp_path, lambda _: Control(message="try 8 threads"), rounds=1)
+    steps = driver._steps  # pyright: ignore[reportPrivateUsage]
+    execute = steps.execute
+
+    def watched(begin: Begin, run: RunState, progress: Callable[[str], None]) -> StepOutcome:
+        seen[begin.id] = begin.message
+        return execute(begin, run, progress)
+
+    steps.execute = watched  # type: ignore[method-assign]
+    driver.drive()
+    assert seen["001/plan/1/1"] == "try 8 threads" and set(seen.values()) == {"try 8 threads", ""}
+    stored = RunRepository(tmp_path / "repository")
+    assert stored.read_text("steering/001-plan-1-1.txt") == "try 8 threads\n"
+    assert stored.read_text("steering/001-implement-1-1.txt") is None
+
+
+def test_a_pause_holds_before_the_next_step_and_is_not_charged(tmp_path: Path) -> None:
+    looks = 0
+
+    def wishes(repository: RunRepository) -> Control:
+        nonlocal looks
+        planned = repository.read_text("rounds/001/0002-plan-1.json") is not None
+        looks += planned
+        return Control(pause=planned and looks < 1000)
+
+    driver = steered(tmp_path, wishes, rounds=1)
+    assert driver.drive().outcome is Outcome.CONFIRMED
+    waits = [e for e in driver.told if isinstance(e, events.Waiting)]  # type: ignore[attr-defined]
+    assert [e.reason for e in waits] == ["Paused"]
+    ended = driver.told[-1]  # type: ignore[attr-defined]
+    assert isinstance(ended, events.RunFinished) and ended.seconds < 100, "half an hour of pause is not the run's time"
+
+
+def test_stop_after_round_finishes_the_round_confirms_and_ends(tmp_path: Path) -> None:
+    def wishes(repository: RunRepository) -> Control:
+        return Control(stop_after_round=repository.read_text("rounds/001/0002-plan-1.json") is not None)
+
+    finished = steered(tmp_path, wishes, rounds=9).drive()
+    assert (finished.outcome, finished.best_round) == (Outcome.CONFIRMED, 1)
+    stored = RunRepository(tmp_path / "repository").load()
+    assert [r.step.value for r in stored.records if r.round != 1] == ["baseline", "confirm"]
+    assert stored.spec.budget.rounds == 9, "the intent stays what it was"
+
+
+def test_a_search_that_cannot_pay_ends_with_what_it_has_and_says_why(tmp_path: Path) -> None:
+    def worth(run: RunState) -> Worth:
+        return Worth("it cannot pay", forbids=len(run.closed_rounds) >= 2)
+
+    driver = steered(tmp_path, lambda _: Control(), rounds=9, worth=worth)
+    finished = driver.drive()
+    assert finished.outcome is Outcome.CONFIRMED and finished.best_round == 2
+    told = [e for e in driver.told if isinstance(e, events.Payback)]  # type: ignore[attr-defined]
+    assert [e.ends for e in told] == [False, False, True]
+
+
+def test_budgets_are_told_live_with_what_is_reserved(tmp_path: Path) -> None:
+    driver = steered(tmp_path, lambda _: Control(), rounds=1)
+    policy = driver.run.spec.policy
+    plan = policy.steps[StepKind.PLAN].model_copy(update={"reserve": Cost(tokens=500)})
+    spec = driver.run.spec.model_copy(
+        update={"policy": policy.model_copy(update={"steps": {**policy.steps, StepKind.PLAN: plan}})}
+    )
+    driver.run = replace(driver.run, spec=spec)
+    driver.drive()
+    begun = [e for e in driver.told if isinstance(e, events.StepStarted) and e.step is StepKind.PLAN]  # type: ignore[attr-defined]
+    assert [(b.name, b.spent, b.reserved) for b in begun[0].budgets] == [("tokens", 0, 500)]

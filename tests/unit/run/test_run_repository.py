@@ -59,7 +59,7 @@ def test_the_layout_is_what_the_architecture_says(repository: RunRepository) -> 
         "candidate/002",
     }
     assert git(repository, "show", "candidate/002:stack/__main__.py") == "print(2)"
-    assert "| 2 | try <2> | kept |" in (repository.read_text("roadmap.md") or "")
+    assert "| 2 | try \\<2\\> | kept |" in (repository.read_text("roadmap.md") or "")
     assert json.loads(repository.read_text("rounds/001/0002-plan-1.json") or "")["result"]["hypothesis"] == "try <1>"
     git(repository, "fsck", "--strict")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from sartor_api.search.budget import Ledger
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
-from sartor_api.search.estimate import ACCELERATED
+from sartor_api.search.estimate import held_cost
 from sartor_api.search.records import (
     BaselineRecord,
     Budget,
@@ -113,6 +113,8 @@ class World:
     results: Callable[[Begin, int], StepResult | None] = lambda _begin, _failures: None
     kill: Callable[[str, int], bool] = lambda _point, _count: False
     cost: Cost = field(default_factory=Cost)
+    paid: frozenset[StepKind] = frozenset(StepKind)
+    """The steps that cost `cost`, beside the hardware that they hold."""
     now: float = 0.0
     records: list[StepRecord] = field(default_factory=list[StepRecord])
     ledger: Ledger = field(default_factory=Ledger)
@@ -159,8 +161,8 @@ class World:
         self.now += SECONDS[begin.step]
         failures = len(self.state().retried(begin.step, begin.round, begin.attempt))
         result = self.results(begin, failures) or good(begin)
-        held = self.spec.accelerators * SECONDS[begin.step] if begin.step in ACCELERATED else 0.0
-        cost = self.cost + Cost(accelerator_seconds=held)
+        used = self.cost if begin.step in self.paid else Cost()
+        cost = used + held_cost(self.spec, begin.step, SECONDS[begin.step])
         self._point("done")
         self.records.append(
             StepRecord(

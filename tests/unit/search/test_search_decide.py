@@ -272,6 +272,7 @@ def test_every_reason_is_reached() -> None:
         World(spec()),
         World(spec(), failing(StepKind.BASELINE, INFRASTRUCTURE)),
         World(spec(), failing(StepKind.EVALUATE, CANDIDATE)),
+        World(spec(thrash_rounds=2), failing(StepKind.JUDGE, CANDIDATE)),
         World(spec(), failing(StepKind.CONFIRM, CANDIDATE)),
         World(spec(), failing(StepKind.CONFIRM, INFRASTRUCTURE)),
         World(spec(target_speedup=1.1)),

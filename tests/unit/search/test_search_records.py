@@ -134,9 +134,9 @@ def test_the_ledger_is_replay_safe_and_never_forgets_a_cost(steps: list[tuple[st
 
 def test_a_lost_step_is_charged_its_reservation() -> None:
     ledger = Ledger().reserve("a", Cost(tokens=7), now=0, deadline=1)
-    assert ledger.in_flight is not None and ledger.spent.tokens == 7
+    assert ledger.in_flight and ledger.spent.tokens == 7
     lost = ledger.abandon_open()
-    assert lost.in_flight is None and lost.spent.tokens == 7 and lost.entries[0].abandoned
+    assert not lost.in_flight and lost.spent.tokens == 7 and lost.entries[0].abandoned
     assert lost.abandon_open() == lost and lost.settle("a", Cost(tokens=1)) == lost
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from sartor_api.load import load_text
+from sartor_api.search.directive import Mode
 from sartor_api.search.records import StepKind
 from sartor_api.search.snapshot import NotRunnableError, snapshot
 from sartor_api.serving_synthesis import ServingSynthesis
@@ -53,6 +54,17 @@ def test_what_is_written_arrives_and_options_win() -> None:
     assert run.correctness["samples"] == 30 and run.skills is True
 
 
+def test_how_the_search_is_led_arrives_and_options_win() -> None:
+    more = "  search: {policy: issue-queue, plateauRounds: 3, thrashRounds: 2, onPlateau: [return], seed: 4}\n"
+    run = snapshot(synthesis("chat", more), now=0, model_folder="m")
+    assert (run.policy.kind, run.policy.plateau_rounds, run.policy.thrash_rounds) == ("issue-queue", 3, 2)
+    assert run.policy.escalation == (Mode.RETURN,) and run.seed == 4
+    run = snapshot(synthesis("chat", more), now=0, model_folder="m", policy="evolutionary", seed=9)
+    assert (run.policy.kind, run.seed) == ("evolutionary", 9)
+    plain = snapshot(synthesis(), now=0, model_folder="m").policy
+    assert (plain.kind, plain.escalation, plain.thrash_rounds) == ("trajectory", (Mode.EXPLORE, Mode.RETURN), 6)
+
+
 def test_every_step_has_a_deadline_beyond_its_expectation() -> None:
     run = snapshot(synthesis(), now=0, model_folder="m", expected={StepKind.EVALUATE: 10_000})
     assert all(policy.deadline_seconds > policy.expected_seconds for policy in run.policy.steps.values())
@@ -62,8 +74,6 @@ def test_every_step_has_a_deadline_beyond_its_expectation() -> None:
     ("scenario", "more", "message"),
     [
         ("json-schema", "", "json-schema cannot be run yet; there are: chat, code-edit"),
-        ("chat", "  search: {parallelism: 2}\n", "parallelism 1"),
-        ("chat", "  search: {policy: population}\n", "trajectory"),
     ],
 )
 def test_what_cannot_be_run_is_said(scenario: str, more: str, message: str) -> None:

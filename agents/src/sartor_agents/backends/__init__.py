@@ -6,7 +6,11 @@ from typing import cast
 from sartor_agents.backends.protocol import Backend, BackendError
 from sartor_api.search.records import FailureClass
 
-BACKENDS = {"playbook": "sartor_agents.backends.playbook:PlaybookBackend"}
+BACKENDS = {
+    "openai": "sartor_agents.backends.openai:OpenAIBackend",
+    "playbook": "sartor_agents.backends.playbook:PlaybookBackend",
+    "codex": "sartor_agents.backends.codex:CodexBackend",
+}
 
 
 def load_backend(name: str) -> Backend:

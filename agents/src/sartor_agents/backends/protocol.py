@@ -12,8 +12,11 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sartor_api.search.directive import Directive
+from sartor_api.search.issues import Issue
 from sartor_api.search.records import (
     BaselineRecord,
+    Cost,
     FailureClass,
     Implementation,
     Plan,
@@ -42,9 +45,12 @@ class PlanContext(BaseModel):
     """What a planner sees: the run so far and the skills, never prompts, seeds or checker.
 
     `model_dir` holds the model's configuration files only (no weights). `rounds` are all closed rounds in order, with
-    their plans, verdicts and measurements; `incumbent` is the number of the round whose candidate is the best so far and
-    `head` the commit that a `return` plan made the base (None: the incumbent, or an empty stack). `skills_root` is None
-    when the run goes without skills. `roadmap` is the run's history in words.
+    their plans, verdicts and measurements, `in_work` those that are under way beside this one (with `parallelism`);
+    `incumbent` is the number of the round whose candidate is the best so far and `head` the commit that a `return` plan
+    made the base (None: the incumbent, or an empty stack). `skills_root` is None when the run goes without skills.
+    `roadmap` is the run's history in words. `directive` is what the plan has to keep to (`sartor_api.search.plans` refuses
+    another), `issues` all issues of the run with their states, `message` a word of a human, `refused` why earlier plans of
+    this round were refused, `allowance` what this call may cost at most (zero of something: that is not budgeted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,10 +61,16 @@ class PlanContext(BaseModel):
     hardware: HardwareFacts
     baseline: BaselineRecord
     rounds: tuple[Round, ...] = ()
+    in_work: tuple[Round, ...] = ()
     incumbent: int | None = None
     head: str | None = None
     skills_root: Path | None = None
     roadmap: str = ""
+    directive: Directive = Directive()
+    issues: tuple[Issue, ...] = ()
+    message: str = ""
+    refused: tuple[Verdict, ...] = ()
+    allowance: Cost = Cost()
 
     @property
     def scenario(self) -> str:
@@ -69,7 +81,8 @@ class ImplementContext(BaseModel):
     """What an implementer sees: the plan, the parent's files, the skills, and what the gates said to its last try.
 
     `worktree` holds `stack/` as the plan's parent left it (absent for a first candidate). With `attempt` 2 it holds the
-    failed try, and `feedback` what the gates said to it. `run.envelope` is what the stack must serve itself.
+    failed try, and `feedback` what the gates said to it. `run.envelope` is what the stack must serve itself. `allowance` is
+    what this call may cost at most (zero of something: that is not budgeted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +95,7 @@ class ImplementContext(BaseModel):
     hardware: HardwareFacts
     skills_root: Path | None = None
     feedback: tuple[Verdict, ...] = ()
+    allowance: Cost = Cost()
 
     @property
     def scenario(self) -> str:

@@ -10,12 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from sartor_agents.cli.exits import user_errors
-from sartor_agents.cli.views import clock
+from sartor_agents.cli.views import budgets, clock
 from sartor_agents.report.build import write_report
 from sartor_agents.run import session
 from sartor_agents.run.hardware import local_hardware
 from sartor_agents.run.notes import interval, outcome
 from sartor_api.search.decide import Finish, Wait, decide, phase
+from sartor_api.search.spending import standing
 from sartor_api.search.state import RunState
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="folder of the run")]
@@ -55,18 +56,13 @@ def status(directory: RunFolder) -> None:
         console.print(table)
     if run.best is not None:
         console.print(f"best: round {run.best.round}, {interval(run.best.speedup)}", highlight=False)
-    budget, spent = run.spec.budget, run.ledger.spent
+    budget = run.spec.budget
     parts = [
         f"rounds {len(run.closed_rounds)}/{budget.rounds}",
         f"time {clock(run.elapsed(now))}/{clock(budget.wall_clock_seconds)}",
     ]
-    if budget.accelerator_seconds is not None:
-        parts.append(f"accelerator {clock(spent.accelerator_seconds)}/{clock(budget.accelerator_seconds)}")
-    if budget.tokens is not None or spent.tokens:
-        parts.append(f"tokens {spent.tokens}" + (f"/{budget.tokens}" if budget.tokens is not None else ""))
-    if budget.money is not None or spent.money:
-        limit = f"/{budget.money:.2f}" if budget.money is not None else ""
-        parts.append(f"money {spent.money:.2f}{limit} {budget.currency}")
+    if others := budgets(standing(run)):
+        parts.append(others)
     console.print("spent: " + ", ".join(parts), highlight=False)
 
 

@@ -2,7 +2,19 @@
 
 import typer
 
-from sartor_agents.cli import baseline, checkpoint, evaluate, evidence, inspect, run, serve, verify
+from sartor_agents.cli import (
+    baseline,
+    checkpoint,
+    codex,
+    evaluate,
+    evidence,
+    inspect,
+    run,
+    serve,
+    skills,
+    steer,
+    verify,
+)
 from sartor_agents.cli.exits import terminate_like_interrupt
 
 app = typer.Typer(
@@ -14,12 +26,15 @@ app = typer.Typer(
 )
 app.command()(run.run)
 app.command()(serve.serve)
+app.command()(steer.steer)
 app.command()(inspect.status)
 app.command()(inspect.report)
+app.command()(skills.skills)
 app.command()(evidence.evidence)
 app.command()(verify.verify)
 app.command()(evaluate.evaluate)
 app.add_typer(baseline.app, name="baseline", help="The engine that a stack has to beat.")
+app.add_typer(codex.app, name="codex", help="The Codex CLI, for the agent backend of that name.")
 app.add_typer(checkpoint.app, name="checkpoint", help="Checkpoints that Sartor makes itself.")
 
 

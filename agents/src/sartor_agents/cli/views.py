@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
@@ -18,6 +18,7 @@ from sartor_agents.run import events
 from sartor_agents.run.driver import Emit
 from sartor_agents.run.notes import interval
 from sartor_api.search.records import Speedup, StepKind
+from sartor_api.search.spending import Standing
 
 
 def clock(seconds: float) -> str:
@@ -25,6 +26,21 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def budgets(standing: Sequence[events.Budgeted | Standing]) -> str:
+    """`tokens 12000+4000/2000000, money 1.20/5.00 USD`: spent, what is reserved, the limit."""
+    parts: list[str] = []
+    for one in standing:
+
+        def number(value: float, unit: str = one.unit) -> str:
+            return clock(value) if unit == "s" else f"{value:.2f}" if unit else f"{value:.0f}"
+
+        more = f"+{number(one.reserved)}" if one.reserved else ""
+        limit = f"/{number(one.limit)}" if one.limit is not None else ""
+        unit = f" {one.unit}" if one.unit not in ("", "s") else ""
+        parts.append(f"{one.name} {number(one.spent)}{more}{limit}{unit}")
+    return ", ".join(parts)
 
 
 @dataclass
@@ -51,12 +67,14 @@ class Board:
     now: float = 0.0
     eta: float = 0.0
     left: float = 0.0
-    step: StepKind | None = None
-    step_round: int = 0
-    message: str = ""
+    steps: dict[str, tuple[int, StepKind, str]] = field(default_factory=dict[str, tuple[int, StepKind, str]])
+    """The steps in flight by id: round, kind, last progress."""
+    waiting: str = ""
     best: Speedup | None = None
     baseline: str = ""
     confirmation: str = ""
+    budgets: str = ""
+    payback: str = ""
     rounds: dict[int, RoundLine] = field(default_factory=dict[int, RoundLine])
 
     def update(self, event: events.Event) -> None:
@@ -73,10 +91,11 @@ class Board:
                     line.result = result
                     self.rounds[past.round] = line
             case events.StepStarted():
-                self.step, self.step_round, self.message = event.step, event.round, ""
+                self.steps[event.id], self.waiting = (event.round, event.step, ""), ""
                 self.eta, self.left = event.eta_seconds, event.left_seconds
+                self.budgets = budgets(event.budgets)
             case events.Progress():
-                self.message = event.message
+                self.steps[event.id] = (event.round, event.step, event.message)
             case events.Planned():
                 self._line(event.round).hypothesis = event.hypothesis
             case events.Judged():
@@ -97,12 +116,16 @@ class Board:
                 line.result = "kept" if event.kept else "dropped" if event.speedup else line.result or "closed"
                 self.best = event.best_speedup
                 self.eta, self.left = event.eta_seconds, event.left_seconds
+                self.budgets = budgets(event.budgets)
+            case events.Payback():
+                self.payback = event.message
             case events.Waiting():
-                self.message = f"waiting {event.seconds:.0f} s ({event.reason})"
+                self.waiting = f"waiting {event.seconds:.0f} s ({event.reason})"
             case events.RunFinished() | events.Interrupted():
-                self.step = None
+                self.steps, self.waiting = {}, ""
 
     def _ended(self, event: events.StepEnded) -> None:
+        self.steps.pop(event.id, None)
         if event.step is StepKind.BASELINE and not event.failure_class:
             self.baseline = f"measured in {clock(event.seconds)}"
         if event.failure_class is not None and event.round:
@@ -162,7 +185,7 @@ def plain(event: events.Event) -> str | None:
                 f"at most {clock(event.eta_seconds)} to go)"
             )
         case events.Progress():
-            return f"  {event.message}"
+            return f"  {f'round {event.round}: ' if event.round else ''}{event.message}"
         case events.Planned():
             return f"round {event.round}: {event.action}: {event.hypothesis}"
         case events.Judged():
@@ -182,7 +205,10 @@ def plain(event: events.Event) -> str | None:
                 if event.best_round
                 else "no best yet"
             )
-            return f"round {event.round} {'kept' if event.kept else 'not kept'}; {best}"
+            told = f"; spent: {said}" if (said := budgets(event.budgets)) else ""
+            return f"round {event.round} {'kept' if event.kept else 'not kept'}; {best}{told}"
+        case events.Payback():
+            return f"payback: {event.message}" + ("; the search ends" if event.ends else "")
         case events.Waiting():
             return f"waiting {event.seconds:.0f} s: {event.reason}"
         case events.RunFinished():
@@ -222,7 +248,7 @@ class LiveView:
             self._console.print(escape(plain(event) or ""), highlight=False)
 
     def _screen(self) -> RenderableType:
-        if self.board.step is not None:
+        if self.board.steps or self.board.waiting:
             self.board.now = self._now()
         return render(self.board, self._spinner)
 
@@ -260,9 +286,14 @@ def render(board: Board, spinner: Spinner) -> RenderableType:
         parts.append(Text(f"best so far: {interval(board.best)}", style="bold"))
     if board.confirmation:
         parts.append(Text(f"confirmation: {board.confirmation}", style="bold"))
-    if board.step is not None:
-        where = f"round {board.step_round}: " if board.step_round else ""
-        spinner.update(text=Text(f"{where}{board.step.value}  {board.message}"))
+    for name, text in (("spent", board.budgets), ("payback", board.payback)):
+        if text:
+            parts.append(Text(f"{name}: {text}"))
+    at_work = [f"{f'round {n}: ' if n else ''}{kind.value}  {said}" for n, kind, said in board.steps.values()]
+    if board.waiting and not at_work:
+        at_work = [board.waiting]
+    if at_work:
+        spinner.update(text=Text("\n".join(at_work)))
         parts.append(spinner)
     return Group(*parts)
 

@@ -91,6 +91,7 @@ def implement(pod: Pod, tools: Tools) -> None:
         hardware=serving_hardware(spec, begin.baseline, tools.hardware()),
         skills_root=library_root() if spec.skills else None,
         feedback=begin.feedback,
+        allowance=begin.reserve,
     )
     request = ImplementRequest(backend=str(spec.agents.get("backend", "playbook")), context=context)
     try:

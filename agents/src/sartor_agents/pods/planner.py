@@ -5,15 +5,19 @@ from collections.abc import Iterable, Mapping
 from pydantic import ValidationError
 
 from sartor_agents.backends.protocol import PlanContext
+from sartor_agents.memory.brief import brief
+from sartor_agents.memory.files import memory_files
 from sartor_agents.pods.contract import ContractError, Pod, first_problem
 from sartor_agents.pods.records import MAIN, Answer, as_file, earlier, store
 from sartor_agents.pods.remote import Remote, RemoteError
 from sartor_agents.pods.tools import Tools, cost, serving_hardware
 from sartor_agents.roles.messages import PlanRequest, PlanResponse
-from sartor_agents.run import notes
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.repository import record_path
+from sartor_api.search import plans
 from sartor_api.search.budget import Ledger
+from sartor_api.search.directive import Directive
+from sartor_api.search.issues import issues
 from sartor_api.search.records import FailureClass, StepRecord
 from sartor_api.search.state import RunState, fold
 from sartor_api.search.wire import StepReport, failed
@@ -40,6 +44,7 @@ def plan(pod: Pod, tools: Tools, state: RunState) -> Answer:
     begin, spec = pod.begin, pod.spec
     if state.baseline is None:
         raise ContractError(f"SARTOR_RECORDS_FILE has no baseline, and step {begin.id} plans on top of one")
+    directive = begin.directive or Directive()
     context = PlanContext(
         run=spec,
         round=begin.round,
@@ -47,10 +52,16 @@ def plan(pod: Pod, tools: Tools, state: RunState) -> Answer:
         hardware=serving_hardware(spec, begin.baseline or state.baseline, tools.hardware()),
         baseline=begin.baseline or state.baseline,
         rounds=state.closed_rounds,
+        in_work=tuple(one for one in state.open_rounds if one.number != begin.round),
         incumbent=state.best.round if state.best else None,
         head=state.head,
         skills_root=library_root() if spec.skills else None,
-        roadmap=_with_word(notes.roadmap(state), begin.message),
+        roadmap=brief(state, directive, message=begin.message),
+        directive=directive,
+        issues=issues(state),
+        message=begin.message,
+        refused=tuple(state.retried(begin.step, begin.round, begin.attempt)),
+        allowance=begin.reserve,
     )
     request = PlanRequest(backend=str(spec.agents.get("backend", "playbook")), context=context)
     response = tools.ask(pod, "planner", request, PlanResponse)
@@ -59,32 +70,24 @@ def plan(pod: Pod, tools: Tools, state: RunState) -> Answer:
         assert response.failure is not None, "a response has one of the two"
         return Answer(response.failure, spent)
     made = response.plan
-    known = {a.implementation.commit for r in state.rounds for a in r.attempts if a.implementation}
-    problem = None
-    if made.round != begin.round:
-        problem = f"the plan is for round {made.round}, asked was round {begin.round}"
-    elif made.parent is not None and made.parent not in known:
-        problem = f"the plan's parent {made.parent[:12]} is no candidate of this run"
+    problem = plans.problem(made, round_number=begin.round, directive=begin.directive, known=state.parents)
     if problem is not None:
         return Answer(failed("plan", "PlanInvalid", problem, FailureClass.PROVIDER), spent)
     return Answer(made, spent)
 
 
-def _with_word(roadmap: str, word: str) -> str:
-    return f"{roadmap}\n## A word of the owner\n\n{word}\n" if word else roadmap
-
-
 def history(pod: Pod, stored: Iterable[StepRecord]) -> RunState:
     """The run so far: what the operator gave, and older records from the repository. Raises `ContractError`."""
     records = {record.id: record for record in (*stored, *pod.records)}
-    before = [record for record in records.values() if record.sequence < pod.begin.sequence]
+    begin = pod.begin
+    before = [r for r in records.values() if r.sequence < begin.sequence and r.sequence not in begin.pending]
     try:
-        state = fold(pod.spec, before, ledger=Ledger(), session_started=pod.begin.begun)
+        state = fold(pod.spec, before, ledger=Ledger(), session_started=begin.begun, pending=begin.pending)
     except ValueError as error:
         raise ContractError(f"the run's history is not whole (SARTOR_RECORDS_FILE and {MAIN}): {error}") from error
-    if len(state.records) != pod.begin.sequence - 1:
+    if len(state.records) != begin.sequence - 1 - len(begin.pending):
         found = len(state.records)
-        raise ContractError(f"step {pod.begin.id} has number {pod.begin.sequence}, and {found} records lie before it")
+        raise ContractError(f"step {begin.id} has number {begin.sequence}, and {found} records lie before it")
     return state
 
 
@@ -94,7 +97,7 @@ def stored_records(remote: Remote, tip: str | None) -> list[StepRecord]:
     if tip is None:
         return found
     for path in remote.paths(tip):
-        if not path.startswith(_RECORDS):
+        if not (path.startswith(_RECORDS) and path.endswith(".json")):
             continue
         try:
             found.append(StepRecord.model_validate_json(remote.read(tip, path) or b""))
@@ -104,10 +107,9 @@ def stored_records(remote: Remote, tip: str | None) -> list[StepRecord]:
 
 
 def beside(remote: Remote, pod: Pod, state: RunState, tip: str | None) -> Mapping[str, bytes]:
-    """What goes onto `main` with the plan: the roadmap and the issues as they are now, and records that are missing."""
+    """What goes onto `main` with the plan: the memory in words as it is now, and records that are missing."""
     there = set(remote.paths(tip)) if tip is not None else set[str]()
     files = {record_path(record): as_file(record) for record in state.records}
     files["run.json"] = as_file(pod.spec)
     missing = {path: data for path, data in files.items() if path not in there}
-    words = {"roadmap.md": notes.roadmap(state), **notes.issues(state)}
-    return missing | {path: text.encode() for path, text in words.items()}
+    return missing | {path: text.encode() for path, text in memory_files(state).items()}

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -10,6 +10,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sartor_agents.backends.protocol import HardwareFacts
 from sartor_agents.report import svg
+from sartor_agents.report.conversations import Conversation, write_pages
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.notes import interval, outcome
 from sartor_agents.run.storage import write_atomic
@@ -25,16 +26,17 @@ LATENCIES = {
 
 
 def write_report(run: RunState, layout: RunLayout, hardware: HardwareFacts) -> str:
-    """Render and write `report.html`; returns its path."""
-    write_atomic(layout.report, render(run, hardware).encode())
+    """Render and write `report.html`, and the pages of conversations beside it; returns its path."""
+    held = write_pages(layout.transcripts(run.spec.name), layout.conversations)
+    write_atomic(layout.report, render(run, hardware, held).encode())
     return str(layout.report)
 
 
-def render(run: RunState, hardware: HardwareFacts) -> str:
+def render(run: RunState, hardware: HardwareFacts, conversations: Sequence[Conversation] = ()) -> str:
     """The page as HTML. Everything that comes from records is escaped by the template engine."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = resources.files("sartor_agents.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(**_context(run, hardware))
+    return environment.from_string(source).render(**_context(run, hardware), conversations=conversations)
 
 
 def _context(run: RunState, hardware: HardwareFacts) -> dict[str, Any]:

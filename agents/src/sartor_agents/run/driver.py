@@ -6,26 +6,29 @@ the order of writes that makes a run survive being killed at any point:
 1. the step is reserved in the books (committed), 2. it is carried out, 3. its record and the settled books are committed
 together. Killed before 1, nothing happened; between 1 and 3, the step is lost, its reservation is charged and it is done
 again under a new execution number; after 3, it is done.
+
+With `parallelism` steps are carried out side by side, in threads; records and books are written by this one alone.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from sartor_agents.memory.files import memory_files
 from sartor_agents.run import events, notes
 from sartor_agents.run.repository import RunRepository
+from sartor_agents.run.workers import Workers
 from sartor_api.search.budget import Ledger
+from sartor_api.search.control import Control, last_round
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
 from sartor_api.search.ending import end_record
-from sartor_api.search.estimate import ACCELERATED, eta_seconds, step_seconds
+from sartor_api.search.estimate import eta_seconds, held_cost, step_seconds
 from sartor_api.search.records import (
-    BaselineRecord,
     Cost,
     FailureClass,
     Finished,
-    Implementation,
     Judgement,
     Measurement,
     Plan,
@@ -35,9 +38,13 @@ from sartor_api.search.records import (
     StepResult,
     Verdict,
 )
+from sartor_api.search.spending import standing
 from sartor_api.search.state import Round, RunState, fold
 
 Emit = Callable[[events.Event], None]
+
+PAUSE_SECONDS = 2.0
+"""Between two looks at whether a human still wants the run to pause."""
 
 
 class Clock(Protocol):
@@ -71,6 +78,24 @@ class StepOutcome:
     cost: Cost = field(default_factory=Cost)
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """A step that was carried out, in Unix seconds."""
+
+    begin: Begin
+    outcome: StepOutcome
+    started: float
+    finished: float
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Whether the search pays, in a sentence; `forbids` when it cannot and its owner wants no search that cannot."""
+
+    message: str
+    forbids: bool = False
+
+
 class Steps(Protocol):
     """Carries out single steps. Idempotent: a step may be begun again after it was killed half-way."""
 
@@ -80,7 +105,8 @@ class Steps(Protocol):
 
     def execute(self, begin: Begin, run: RunState, progress: Callable[[str], None]) -> StepOutcome:
         """Do the step within `begin.deadline_seconds`. Every failure of step or candidate is a `Verdict` in the result;
-        exceptions are for what ends the session (a full disk, Ctrl-C, a defect)."""
+        exceptions are for what ends the session (a full disk, Ctrl-C, a defect). With `parallelism` it is called from
+        several threads at once, for steps of different rounds."""
         ...
 
     def deliver(self, commit: str) -> str:
@@ -104,9 +130,12 @@ class Driver:
         emit: Emit,
         report: Callable[[RunState], str],
         prove: Callable[[RunState], str | None] = lambda _: None,
+        control: Callable[[], Control] = Control,
+        worth: Callable[[RunState], Worth | None] = lambda _: None,
     ) -> None:
         """`report` renders the report and returns its path; it is called after every closed round and at the end.
-        `prove` writes the winner's evidence and returns its path."""
+        `prove` writes the winner's evidence and returns its path. `control` says what a human asks for now; it is asked
+        before each step. `worth` says whether the search pays; it is asked before the first step and after each round."""
         self._repository = repository
         self._steps = steps
         self._clock = clock
@@ -114,10 +143,14 @@ class Driver:
         self._telling = threading.Lock()
         self._report = report
         self._prove = prove
+        self._control = control
+        self._worth = worth
+        self._hopeless = False
         stored = repository.load()
         self._session_started = clock.now()
         self._resumed = bool(stored.ledger.entries)
         self.run: RunState = stored.state(self._session_started)
+        self._workers = Workers[_Ended](side_by_side=self.run.spec.policy.parallelism > 1)
 
     def _emit(self, event: events.Event) -> None:
         # Progress comes from the threads that read the roles' output.
@@ -142,29 +175,69 @@ class Driver:
                 best=self.run.best.speedup if self.run.best else None,
             )
         )
-        if self.run.ledger.in_flight is not None:
-            # Whoever began it is gone (we hold the lock), and what it spent is unknown.
+        if self.run.ledger.in_flight:
+            # Whoever began them is gone (we hold the lock), and what they spent is unknown.
             self._save_ledger(self.run.ledger.abandon_open(), "A step was lost when the run was interrupted")
+        self._tell_worth()
         try:
             while True:
+                control = self._control()
+                if control.pause and self.run.finished is None:
+                    if self._workers:
+                        self._settle()
+                    else:
+                        self._hold()
+                    continue
                 now = self._clock.now()
-                match decide(self.run, now):
+                match decide(self._led(control), now):
                     case Begin() as begin:
-                        self._step(begin)
+                        word = control.message if begin.step is StepKind.PLAN else ""
+                        self._begin(replace(begin, message=word))
+                    case Wait() as wait if self._workers:
+                        self._settle(max(0.0, wait.until - now))
+                    case Cancel() as cancel if cancel.id in self._workers:
+                        # It keeps its own deadline, and is about to end.
+                        self._settle()
                     case Wait() as wait:
                         seconds = max(0.0, wait.until - now)
                         self._emit(events.Waiting(at=now, seconds=seconds, reason=wait.reason.value))
                         self._clock.wait(seconds)
                     case Cancel() as cancel:
-                        # Steps are carried out one after the other here, so an open entry is a lost step.
-                        self._save_ledger(self.run.ledger.abandon_open(), f"Cancelled {cancel.id}")
+                        self._save_ledger(self.run.ledger.abandon_open(cancel.id), f"Cancelled {cancel.id}")
                     case Finish() as finish:
                         return self._finish(finish)
         finally:
             self._steps.close()
 
+    def _hold(self) -> None:
+        """Wait for the human. What passes meanwhile is not charged: the session begins anew when it goes on."""
+        self._emit(events.Waiting(at=self._clock.now(), seconds=0.0, reason="Paused"))
+        while self._control().pause:
+            self._clock.wait(PAUSE_SECONDS)
+        self._session_started = self._clock.now()
+        self.run = self._refold(self.run.ledger)
+
+    def _led(self, control: Control) -> RunState:
+        """The run as it is decided about: with no further round where a human wants none, or none can pay."""
+        if not (control.stop_after_round or self._hopeless):
+            return self.run
+        return last_round(self.run)
+
+    def _tell_worth(self) -> None:
+        found = self._worth(self.run)
+        if found is None:
+            return
+        self._hopeless = found.forbids
+        self._emit(events.Payback(at=self._clock.now(), message=found.message, ends=found.forbids))
+
     def _left(self, now: float) -> float:
         return self.run.spec.budget.wall_clock_seconds - self.run.elapsed(now)
+
+    def _budgets(self) -> tuple[events.Budgeted, ...]:
+        return tuple(
+            events.Budgeted(name=one.name, spent=one.spent, reserved=one.reserved, limit=one.limit, unit=one.unit)
+            for one in standing(self.run)
+        )
 
     def _refold(
         self, ledger: Ledger, *, record: StepRecord | None = None, finished: Finished | None = None
@@ -182,12 +255,15 @@ class Driver:
         self._repository.save_ledger(ledger, message, self._clock.now(), files or {})
         self.run = self._refold(ledger)
 
-    def _step(self, begin: Begin) -> None:
+    def _begin(self, begin: Begin) -> None:
         started = self._clock.now()
         ledger = self.run.ledger.reserve(
             begin.id, begin.reserve, now=started, deadline=started + begin.deadline_seconds
         )
-        self._save_ledger(ledger, f"Begin {begin.id}", self._steps.prepare(begin, self.run))
+        files = dict(self._steps.prepare(begin, self.run))
+        if begin.message:
+            files[f"steering/{begin.id.replace('/', '-')}.txt"] = begin.message + "\n"
+        self._save_ledger(ledger, f"Begin {begin.id}", files)
         self._emit(
             events.StepStarted(
                 at=started,
@@ -199,18 +275,30 @@ class Driver:
                 expected_seconds=step_seconds(self.run, begin.step),
                 eta_seconds=eta_seconds(self.run, started),
                 left_seconds=self._left(started),
+                budgets=self._budgets(),
             )
         )
 
         def progress(message: str) -> None:
-            self._emit(events.Progress(at=self._clock.now(), step=begin.step, message=message))
+            self._emit(
+                events.Progress(at=self._clock.now(), id=begin.id, step=begin.step, round=begin.round, message=message)
+            )
 
-        outcome = self._steps.execute(begin, self.run, progress)
-        self._record(begin, outcome, started, max(started, self._clock.now()))
+        def work(run: RunState = self.run) -> _Ended:
+            outcome = self._steps.execute(begin, run, progress)
+            return _Ended(begin, outcome, started, max(started, self._clock.now()))
 
-    def _record(self, begin: Begin, outcome: StepOutcome, started: float, finished: float) -> None:
-        held = self.run.spec.accelerators * (finished - started) if begin.step in ACCELERATED else 0.0
-        cost = outcome.cost + Cost(accelerator_seconds=held)
+        self._workers.begin(begin.id, work)
+
+    def _settle(self, seconds: float | None = None) -> None:
+        """Record the step that ends next, if one does within `seconds`."""
+        ended = self._workers.next(seconds)
+        if ended is not None:
+            self._record(ended)
+
+    def _record(self, ended: _Ended) -> None:
+        begin, outcome, started, finished = ended.begin, ended.outcome, ended.started, ended.finished
+        cost = outcome.cost + held_cost(self.run.spec, begin.step, finished - started)
         record = StepRecord(
             id=begin.id,
             sequence=len(self.run.records) + 1,
@@ -225,8 +313,7 @@ class Driver:
         ledger = self.run.ledger.settle(begin.id, cost)
         before = {r.number for r in self.run.closed_rounds}
         after = self._refold(ledger, record=record)
-        files = {"roadmap.md": notes.roadmap(after), **notes.issues(after)}
-        self._repository.save_record(record, ledger, files, _subject(record))
+        self._repository.save_record(record, ledger, memory_files(after), notes.subject(record))
         self.run = after
         self._tell(record)
         for closed in after.closed_rounds:
@@ -243,8 +330,10 @@ class Driver:
                         best_speedup=after.best.speedup if after.best else None,
                         eta_seconds=eta_seconds(after, now),
                         left_seconds=self._left(now),
+                        budgets=self._budgets(),
                     )
                 )
+                self._tell_worth()
 
     def _tell(self, record: StepRecord) -> None:
         failure, at = record.failure, record.finished
@@ -333,30 +422,6 @@ def _past(closed: Round) -> events.PastRound:
         speedup=closed.speedup,
         failure=closed.failure.reason if closed.failure else "",
     )
-
-
-def _subject(record: StepRecord) -> str:
-    """The subject line of a record's commit."""
-    failure = record.failure
-    what = f"failed: {failure.reason}" if failure else _said(record.result)
-    where = f"Round {record.round}: " if record.round else ""
-    return f"{where}{record.step.value} {what}"[:100].replace("\n", " ")
-
-
-def _said(result: StepResult) -> str:
-    match result:
-        case Plan():
-            return f"{result.action}: {result.hypothesis}"
-        case Implementation():
-            return result.content_hash[:12]
-        case Measurement():
-            return notes.interval(result.speedup)
-        case BaselineRecord():
-            return f"{result.engine} {result.version}, {result.chosen or 'default'}"
-        case Judgement():
-            return "passed"
-        case Verdict():
-            return result.reason
 
 
 def failed(gate: str, reason: str, message: str, failure_class: FailureClass) -> StepOutcome:

@@ -15,6 +15,18 @@ class _Event(BaseModel):
     at: float
 
 
+class Budgeted(BaseModel):
+    """One budget: what was spent, what steps in flight may use at most, the limit (None: none). Accelerator time in s."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    spent: float
+    reserved: float
+    limit: float | None
+    unit: str
+
+
 class PastRound(BaseModel):
     """A round of an earlier session, for whoever sees only this one."""
 
@@ -53,13 +65,16 @@ class StepStarted(_Event):
     expected_seconds: float
     eta_seconds: float
     left_seconds: float
+    budgets: tuple[Budgeted, ...] = ()
 
 
 class Progress(_Event):
     """Something within a step: a gate that passed, a pair of windows, a setting of the grid."""
 
     event: Literal["progress"] = "progress"
+    id: str
     step: StepKind
+    round: int
     message: str
 
 
@@ -109,12 +124,21 @@ class RoundClosed(_Event):
     best_speedup: Speedup | None
     eta_seconds: float
     left_seconds: float
+    budgets: tuple[Budgeted, ...] = ()
 
 
 class Waiting(_Event):
     event: Literal["waiting"] = "waiting"
     seconds: float
     reason: str
+
+
+class Payback(_Event):
+    """Whether the search pays; `ends` when it cannot, and the manifest wants no search that cannot."""
+
+    event: Literal["payback"] = "payback"
+    message: str
+    ends: bool = False
 
 
 class FinishedSpeedup(BaseModel):
@@ -157,6 +181,7 @@ Event = Annotated[
     | StepEnded
     | RoundClosed
     | Waiting
+    | Payback
     | RunFinished
     | Interrupted,
     Field(discriminator="event"),

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sartor_agents.transcripts.store import TranscriptStore
+
 
 @dataclass(frozen=True)
 class RunLayout:
@@ -18,6 +20,11 @@ class RunLayout:
     @property
     def repository(self) -> Path:
         return self.root / "repository"
+
+    @property
+    def control(self) -> Path:
+        """What a human asks of the run (`sartor steer`)."""
+        return self.root / "control.json"
 
     @property
     def lock(self) -> Path:
@@ -54,6 +61,20 @@ class RunLayout:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def models(self) -> Path:
+        """What the model proxy keeps: where the models are, its books, and the transcripts (`run.model_proxy`)."""
+        return self.root / "models"
+
+    def transcripts(self, run: str) -> Path:
+        """Of the run's conversations: a file for each step."""
+        return TranscriptStore.folder_of(self.models / "transcripts", run)
+
+    @property
+    def conversations(self) -> Path:
+        """The transcripts as pages, beside the report."""
+        return self.root / "conversations"
 
     @property
     def exchange(self) -> Path:

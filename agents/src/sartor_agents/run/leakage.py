@@ -1,8 +1,9 @@
 """Whether sealed data got out: the run's secrets are looked for in what agents and candidates leave behind.
 
 Looked through are a candidate's files, what building and serving it left in its folder, everything in the run's repository
-(messages and notes included, each object once), and the agents' transcripts: the logs and messages of planner, implementer
-and candidate. Judge and evaluator hold the secrets by right, so what they write is not looked at.
+(messages and notes included, each object once), and the agents' transcripts: their conversations with models, the logs and
+messages of planner, implementer and candidate. Judge and evaluator hold the secrets by right, so what they write is not
+looked at.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,9 +54,10 @@ class LeakWatch:
         self._repository.close()
 
     def _transcripts(self) -> Iterator[tuple[str, bytes]]:
-        for path in sorted((*self._layout.logs.glob("*.log"), *self._layout.exchange.glob("*/*.json"))):
-            role = path.stem if path.suffix == ".log" else path.parent.name
-            if not role.endswith(_TRANSCRIPTS) or path.is_symlink():
+        logs = (*self._layout.logs.glob("*.log"), *self._layout.exchange.glob("*/*.json"))
+        for path in (*sorted(logs), *sorted((self._layout.models / "transcripts").glob("*/*.jsonl"))):
+            role = path.parent.name if path.suffix == ".json" else path.stem
+            if not (path.suffix == ".jsonl" or role.endswith(_TRANSCRIPTS)) or path.is_symlink():
                 continue
             size = path.stat().st_size
             # A log grows; what stood in it before was looked through, but for a secret that was cut by the end then.

@@ -1,6 +1,7 @@
 """The steps of a run on this machine: role processes, candidate servers, the baseline server."""
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from sartor_agents.measurement.messages import (
     JudgeResponse,
     Reason,
 )
+from sartor_agents.memory.brief import brief
 from sartor_agents.roles.messages import ImplementRequest, ImplementResponse, PlanRequest, PlanResponse
 from sartor_agents.run import candidates
 from sartor_agents.run.content import ContentError, snapshot
@@ -24,7 +26,7 @@ from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.leakage import LeakWatch
 from sartor_agents.run.model import configuration_copy
-from sartor_agents.run.notes import roadmap
+from sartor_agents.run.model_proxy import LocalModelProxy
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import (
     judge_samples,
@@ -39,8 +41,11 @@ from sartor_agents.run.seals import CANARY_FILE, KEY_COMMITMENT, Seals, seed_pat
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_agents.run.storage import storage_errors, write_atomic
 from sartor_agents.run.tuning import tune
+from sartor_api.search import plans
 from sartor_api.search.decide import Begin
+from sartor_api.search.directive import Directive
 from sartor_api.search.estimate import ACCELERATED
+from sartor_api.search.issues import issues
 from sartor_api.search.records import (
     Cost,
     FailureClass,
@@ -78,6 +83,7 @@ class LocalSteps:
         hardware: HardwareFacts,
         skills_root: Path | None,
         limits: Limits,
+        models: LocalModelProxy | None = None,
         command: Callable[[str], Sequence[str]] = role_command,
     ) -> None:
         self._layout = layout
@@ -87,12 +93,15 @@ class LocalSteps:
         self._hardware = hardware
         self._skills_root = skills_root
         self._limits = limits
+        self._models = models
         self._command = command
         self._seals = Seals(layout.sealed)
         self._seals.check(repository.read_text(KEY_COMMITMENT))
         self._leaks = LeakWatch(layout, repository, self._seals)
         self._baseline = BaselineServer(engine, layout.logs)
         self._baseline_port = free_port()
+        # Roles of different rounds may be at work side by side; what reads the repository's objects may not.
+        self._reading = threading.Lock()
 
     # --- the border to the driver -----------------------------------------------------------------------------------
 
@@ -167,6 +176,7 @@ class LocalSteps:
 
     def _plan(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         assert run.baseline is not None, "planning begins after the baseline was measured"
+        directive = begin.directive or Directive()
         context = PlanContext(
             run=run.spec,
             round=begin.round,
@@ -174,10 +184,16 @@ class LocalSteps:
             hardware=self._hardware,
             baseline=run.baseline,
             rounds=run.closed_rounds,
+            in_work=tuple(one for one in run.open_rounds if one.number != begin.round),
             incumbent=run.best.round if run.best else None,
             head=run.head,
             skills_root=self._skills_root,
-            roadmap=roadmap(run),
+            roadmap=brief(run, directive, message=begin.message),
+            directive=directive,
+            issues=issues(run),
+            message=begin.message,
+            refused=tuple(run.retried(begin.step, begin.round, begin.attempt)),
+            allowance=begin.reserve,
         )
         request = PlanRequest(backend=self._backend(run), context=context)
         response = self._role("planner", request, PlanResponse, begin, deadline - time.monotonic(), progress)
@@ -185,19 +201,14 @@ class LocalSteps:
             assert response.failure is not None, "a response has one of the two"
             return StepOutcome(response.failure, _cost(response.usage))
         plan = response.plan
-        known = {a.implementation.commit for r in run.rounds for a in r.attempts if a.implementation}
-        problem = None
-        if plan.round != begin.round:
-            problem = f"the plan is for round {plan.round}, asked was round {begin.round}"
-        elif plan.parent is not None and plan.parent not in known:
-            problem = f"the plan's parent {plan.parent[:12]} is no candidate of this run"
+        problem = plans.problem(plan, round_number=begin.round, directive=begin.directive, known=run.parents)
         if problem is not None:
             outcome = failed("plan", "PlanInvalid", problem, FailureClass.PROVIDER)
             return StepOutcome(outcome.result, _cost(response.usage))
         return StepOutcome(plan, _cost(response.usage))
 
     def _implement(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
-        current = run.open_round
+        current = run.round(begin.round)
         assert current is not None and current.plan is not None, "implementing begins after a plan"
         worktree = self._layout.worktree(begin.round)
         with storage_errors(worktree):
@@ -207,7 +218,8 @@ class LocalSteps:
         failed_try = current.implementation
         source = failed_try.commit if failed_try is not None else current.plan.parent
         if source is not None:
-            self._repository.export(source, worktree)
+            with self._reading:
+                self._repository.export(source, worktree)
         context = ImplementContext(
             run=run.spec,
             plan=current.plan,
@@ -217,6 +229,7 @@ class LocalSteps:
             hardware=self._hardware,
             skills_root=self._skills_root,
             feedback=begin.feedback,
+            allowance=begin.reserve,
         )
         request = ImplementRequest(backend=self._backend(run), context=context)
         response = self._role("implementer", request, ImplementResponse, begin, deadline - time.monotonic(), progress)
@@ -229,11 +242,12 @@ class LocalSteps:
         except ContentError as error:
             outcome = failed("implement", error.reason, str(error), FailureClass.CANDIDATE)
             return StepOutcome(outcome.result, cost)
-        if (leak := self._leaks.files(files, "implement")) is not None:
-            return StepOutcome(leak, cost)
-        done = self._repository.save_candidate(
-            begin.round, current.plan.parent, files, response.implementation, time.time()
-        )
+        with self._reading:
+            if (leak := self._leaks.files(files, "implement")) is not None:
+                return StepOutcome(leak, cost)
+            done = self._repository.save_candidate(
+                begin.round, current.plan.parent, files, response.implementation, time.time()
+            )
         return StepOutcome(done, cost)
 
     def _judge(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
@@ -303,7 +317,7 @@ class LocalSteps:
         """Commit and content hash of the candidate that the step is about."""
         if begin.candidate is not None:
             return begin.candidate.commit, begin.candidate.content_hash
-        current = run.open_round
+        current = run.round(begin.round)
         implementation = current.implementation if current is not None else None
         assert implementation is not None, "judging begins after an implementation"
         return implementation.commit, implementation.content_hash
@@ -366,13 +380,19 @@ class LocalSteps:
             memory_bytes=self._limits.role_bytes,
             on_progress=progress,
             command=self._command,
+            environment=lambda folder: self._model_access(begin, folder),
         )
+
+    def _model_access(self, begin: Begin, folder: Path) -> Mapping[str, str]:
+        """How the step's process asks its model; nothing for steps that ask none."""
+        return {} if self._models is None else self._models.access(begin, folder)
 
     def _backend(self, run: RunState) -> str:
         return str(run.spec.agents.get("backend", "playbook"))
 
     def _configuration(self) -> Path:
-        return configuration_copy(self._model_dir, self._layout.exchange / "model")
+        with self._reading:
+            return configuration_copy(self._model_dir, self._layout.exchange / "model")
 
     def _log(self, begin: Begin, what: str) -> Path:
         return self._layout.logs / f"{begin.id.replace('/', '-')}-{what}.log"

@@ -1,10 +1,17 @@
-"""`roadmap.md` and `issues/`: the run's history in words, rendered from its records.
+"""Rounds and ratios in a few words, the same wherever they are shown."""
 
-They are written in the same commit as the record that changes them, for planners that read and for people who look.
-"""
-
-from sartor_api.search.records import Speedup
-from sartor_api.search.state import Round, RunState
+from sartor_api.search.records import (
+    BaselineRecord,
+    Implementation,
+    Judgement,
+    Measurement,
+    Plan,
+    Speedup,
+    StepRecord,
+    StepResult,
+    Verdict,
+)
+from sartor_api.search.state import Round
 
 
 def interval(speedup: Speedup | None) -> str:
@@ -27,36 +34,25 @@ def outcome(current: Round) -> str:
     return "open"
 
 
-def roadmap(run: RunState) -> str:
-    """The page that a planner reads first."""
-    best = run.best
-    lines = [
-        "# Roadmap",
-        "",
-        f"Best so far: {f'round {best.round}, {interval(best.speedup)}' if best else 'none'}.",
-        "",
-        "| round | hypothesis | result | speed-up over the baseline |",
-        "|---|---|---|---|",
-    ]
-    for current in run.rounds:
-        hypothesis = _cell(current.plan.hypothesis) if current.plan else "-"
-        lines.append(f"| {current.number} | {hypothesis} | {outcome(current)} | {interval(current.speedup)} |")
-    return "\n".join(lines) + "\n"
+def subject(record: StepRecord) -> str:
+    """The subject line of a record's commit."""
+    failure = record.failure
+    what = f"failed: {failure.reason}" if failure else _said(record.result)
+    where = f"Round {record.round}: " if record.round else ""
+    return f"{where}{record.step.value} {what}"[:100].replace("\n", " ")
 
 
-def issues(run: RunState) -> dict[str, str]:
-    """One file for each round whose candidate a gate rejected: what failed and how to see it."""
-    files: dict[str, str] = {}
-    for current in run.rounds:
-        for attempt in current.attempts:
-            if attempt.failure is None:
-                continue
-            lines = [f"# Round {current.number}, attempt {attempt.number}: {attempt.failure.reason}", ""]
-            for verdict in attempt.feedback:
-                lines += [f"## {verdict.gate}: {verdict.reason}", "", verdict.message or "(no message)", ""]
-            files[f"issues/{current.number:03d}-{attempt.number}.md"] = "\n".join(lines)
-    return files
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+def _said(result: StepResult) -> str:
+    match result:
+        case Plan():
+            return f"{result.action}: {result.hypothesis}"
+        case Implementation():
+            return result.content_hash[:12]
+        case Measurement():
+            return interval(result.speedup)
+        case BaselineRecord():
+            return f"{result.engine} {result.version}, {result.chosen or 'default'}"
+        case Judgement():
+            return "passed"
+        case Verdict():
+            return result.reason

@@ -5,6 +5,7 @@ process closes the pipe or dies in any way. Memory is watched over the whole tre
 about its children.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -46,9 +47,29 @@ def scrubbed_environment(home: Path, extra: Mapping[str, str] | None = None) -> 
     }
 
 
+SHORT_WATCH_SECONDS = 0.1
+"""The same where the number of processes is limited too: those multiply faster than memory fills."""
+
+LOG_BYTES = 64 << 20
+LONGEST_LINE = 64 << 10
+
+
+def _resident(tree: Sequence[psutil.Process]) -> int:
+    total = 0
+    for process in tree:
+        try:
+            total += process.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
 @dataclass(frozen=True)
 class Ended:
-    """How a process ended. `problem` is None, `TimedOut`, `MemoryExceeded` or `Stopped`; `code` is negative-free."""
+    """How a process ended. `code` is negative-free.
+
+    `problem` is None, `TimedOut`, `MemoryExceeded`, `ProcessesExceeded` or `Stopped`.
+    """
 
     code: int
     problem: str | None
@@ -66,13 +87,24 @@ class GuardedProcess:
         environment: Mapping[str, str],
         log: Path,
         memory_bytes: int | None = None,
+        processes: int | None = None,
+        log_bytes: int = LOG_BYTES,
+        pass_fds: Sequence[int] = (),
         on_line: Callable[[str], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Start `command`. Both its streams are appended to `log`; `on_line` sees each line (from a thread)."""
+        """Start `command`. Both its streams are appended to `log`, up to `log_bytes` of them.
+
+        `on_line` sees each line, `on_output` every byte in pieces (both from a thread). `processes` is a limit for the tree
+        with what a sandbox puts around the command. `pass_fds` are open in it under the same numbers.
+        """
         self.command = tuple(command)
         self.log = log
         self.peak_bytes = 0
         self._memory_bytes = memory_bytes
+        self._processes = processes
+        self._log_left = log_bytes
+        self._on_output = on_output
         self._problem: str | None = None
         self._started = time.monotonic()
         self._tail: deque[str] = deque(maxlen=40)
@@ -89,7 +121,7 @@ class GuardedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=(reading,),
+                pass_fds=(reading, *pass_fds),
                 start_new_session=True,
             )
         except BaseException:
@@ -102,54 +134,59 @@ class GuardedProcess:
         self._reader = threading.Thread(target=self._read, name=f"log of {command[0]}", daemon=True)
         self._reader.start()
         self._watcher: threading.Thread | None = None
-        if memory_bytes is not None:
+        if memory_bytes is not None or processes is not None:
             self._watcher = threading.Thread(target=self._watch, name="memory watch", daemon=True)
             self._watcher.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None, "started with a pipe"
         with self._log, self._process.stdout as stream:
-            for raw in stream:
+            # A process that never ends its line must not fill this one's memory.
+            while raw := stream.readline(LONGEST_LINE):
                 line = raw.decode(errors="replace").rstrip("\n")
                 self._tail.append(line)
-                try:
-                    self._log.write(raw)
-                    self._log.flush()
-                except OSError:
-                    # A full disk must not stop the process by a blocked pipe; the tail is still kept in memory.
-                    continue
-                self._hear(line)
+                self._write(raw)
+                self._hear(raw, line)
 
-    def _hear(self, line: str) -> None:
-        """Pass a line on. A listener that fails ends the process; `wait` raises its error in the caller's thread."""
-        if self._on_line is None:
+    def _write(self, raw: bytes) -> None:
+        """Into the log, which says where it was cut off. A full disk must not stop the process by a blocked pipe."""
+        if self._log_left <= 0:
             return
+        self._log_left -= len(raw)
+        with contextlib.suppress(OSError):
+            self._log.write(raw if self._log_left > 0 else b"[the log ends here: it has reached its size]\n")
+            self._log.flush()
+
+    def _hear(self, raw: bytes, line: str) -> None:
+        """Pass a line on. A listener that fails ends the process; `wait` raises its error in the caller's thread."""
         try:
-            self._on_line(line)
+            if self._on_output is not None:
+                self._on_output(raw)
+            if self._on_line is not None:
+                self._on_line(line)
         except Exception as error:  # noqa: BLE001 - raised again by `wait`
-            self._on_line, self._listener_error = None, error
+            self._on_line, self._on_output, self._listener_error = None, None, error
             self.kill()
 
     def _watch(self) -> None:
-        assert self._memory_bytes is not None, "started with a limit"
         while self._process.poll() is None:
-            used = self.memory()
+            tree = self._tree()
+            used = _resident(tree)
             self.peak_bytes = max(self.peak_bytes, used)
-            if used > self._memory_bytes:
-                self._problem = self._problem or "MemoryExceeded"
+            over = None
+            if self._memory_bytes is not None and used > self._memory_bytes:
+                over = "MemoryExceeded"
+            elif self._processes is not None and len(tree) > self._processes:
+                over = "ProcessesExceeded"
+            if over is not None:
+                self._problem = self._problem or over
                 self.kill()
                 return
-            time.sleep(WATCH_SECONDS)
+            time.sleep(WATCH_SECONDS if self._processes is None else SHORT_WATCH_SECONDS)
 
     def memory(self) -> int:
         """Resident bytes of the whole tree now."""
-        total = 0
-        for process in self._tree():
-            try:
-                total += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        return total
+        return _resident(self._tree())
 
     def _tree(self) -> list[psutil.Process]:
         """The command and everything below it, without the guard."""

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,8 +39,11 @@ def run_role(
     memory_bytes: int | None,
     on_progress: Callable[[str], None] = lambda _: None,
     command: Callable[[str], Sequence[str]] = role_command,
+    environment: Callable[[Path], Mapping[str, str]] = lambda _: {},
 ) -> Response:
     """Run `role` in the fresh working folder `folder` and return its response. Raises `RoleError`.
+
+    `environment` gives variables for it, and may put files that they name into the folder.
 
     JSON lines on its standard error that have a `message` are progress; everything it prints goes to `log`.
     """
@@ -57,7 +60,7 @@ def run_role(
     with GuardedProcess(
         (*command(role), str(source), str(target)),
         cwd=folder,
-        environment=scrubbed_environment(folder),
+        environment=scrubbed_environment(folder, environment(folder)),
         log=log,
         memory_bytes=memory_bytes,
         on_line=line,

@@ -1,16 +1,18 @@
 """Puts a run together: from a manifest to a run's folder, from a run's folder to a driver that works on it."""
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from sartor_agents.evidence.deliver import deliver
 from sartor_agents.report.build import write_report
-from sartor_agents.run.driver import Driver, Emit, SystemClock
+from sartor_agents.run.agents import AgentChoice, choose_agents
+from sartor_agents.run.driver import Driver, Emit, SystemClock, Worth
 from sartor_agents.run.engines import Engine
 from sartor_agents.run.errors import BadRequestError, NotARunError, RunExistsError
 from sartor_agents.run.hardware import local_hardware
@@ -18,15 +20,20 @@ from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
 from sartor_agents.run.lock import run_lock
 from sartor_agents.run.model import cache_folder, resolve_model
+from sartor_agents.run.model_proxy import LocalModelProxy, write_access
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import scenario_spec
 from sartor_agents.run.seals import KEY_COMMITMENT, Seals
+from sartor_agents.run.steering import read_control
 from sartor_agents.run.storage import write_atomic
 from sartor_api.agent_profile import AgentProfile
-from sartor_api.hardware_target import HardwareTarget
+from sartor_api.hardware_target import HardwareTarget, HardwareTargetSpec
 from sartor_api.load import LoadError, load_file
+from sartor_api.search.intent import PolicyName
+from sartor_api.search.payback import earned_back, prospect, required
 from sartor_api.search.records import Finished, RunSpec
 from sartor_api.search.snapshot import NotRunnableError, snapshot
+from sartor_api.search.state import RunState
 from sartor_api.serving_synthesis import ServingSynthesis
 from sartor_skills.library import library_root
 
@@ -46,6 +53,13 @@ class Options:
 
     rounds: int | None = None
     skills: bool | None = None
+    policy: PolicyName | None = None
+    parallelism: int | None = None
+    seed: int | None = None
+    agents: AgentChoice = field(default_factory=AgentChoice)
+
+    def with_seed(self, seed: int) -> "Options":
+        return replace(self, seed=seed)
 
 
 def read_synthesis(manifest: Path) -> tuple[ServingSynthesis, str]:
@@ -58,7 +72,6 @@ def read_synthesis(manifest: Path) -> tuple[ServingSynthesis, str]:
     if len(found) != 1:
         raise BadRequestError(f"{manifest}: holds {len(found)} ServingSyntheses; a run needs exactly one")
     _check_hardware(found[0], [r for r in resources if isinstance(r, HardwareTarget)], manifest)
-    _check_agents(found[0], [r for r in resources if isinstance(r, AgentProfile)], manifest)
     return found[0], manifest.read_text(encoding="utf-8")
 
 
@@ -77,41 +90,94 @@ def _check_hardware(synthesis: ServingSynthesis, targets: list[HardwareTarget], 
         )
 
 
-def _check_agents(synthesis: ServingSynthesis, profiles: list[AgentProfile], manifest: Path) -> None:
+def hardware_of(synthesis: ServingSynthesis, targets: list[HardwareTarget]) -> HardwareTargetSpec:
+    """The target that a synthesis names; `local` is this machine's CPU and has no price."""
+    wanted = synthesis.spec.hardware.target_ref.name
+    return next((t.spec for t in targets if t.name == wanted), HardwareTargetSpec(platform="cpu"))
+
+
+def read_hardware(manifest: Path, synthesis: ServingSynthesis) -> HardwareTargetSpec:
+    """The hardware that a manifest's synthesis runs on. Raises `BadRequestError` for prices in two currencies."""
+    found = hardware_of(synthesis, [r for r in load_file(manifest) if isinstance(r, HardwareTarget)])
+    price, money = found.price_per_hour, synthesis.spec.budget.money
+    if price is not None and money is not None and price.currency != money.currency:
+        raise BadRequestError(
+            f"{manifest}: spec.budget.money is in {money.currency}, the price of the hardware in {price.currency}",
+            "write both in one currency",
+        )
+    return found
+
+
+def worth_of(spec: RunSpec, hardware: HardwareTargetSpec) -> Callable[[RunState], Worth | None]:
+    """What tells whether a run pays, as far as price and traffic are known."""
+    wanted = ServingSynthesis.model_validate(spec.synthesis).spec
+
+    def worth(run: RunState) -> Worth | None:
+        if run.finished is not None:
+            return None
+        if run.best is not None and (told := earned_back(wanted, hardware, run, run.best.speedup)) is not None:
+            return Worth(told)
+        ahead = prospect(wanted, hardware, spec, run)
+        if ahead is None:
+            return None
+        return Worth(str(ahead), forbids=required(wanted, hardware, spec, run) is not None)
+
+    return worth
+
+
+def read_profile(synthesis: ServingSynthesis, manifest: Path) -> AgentProfile | None:
+    """The profile that a synthesis names, from its own file. Raises `BadRequestError`."""
     reference = synthesis.spec.agents.profile_ref
     if reference is None:
-        return
-    profile = next((p for p in profiles if p.name == reference.name), None)
+        return None
+    profiles = [resource for resource in load_file(manifest) if isinstance(resource, AgentProfile)]
+    profile = next((one for one in profiles if one.name == reference.name), None)
     if profile is None:
         raise BadRequestError(
             f"{manifest}: spec.agents.profileRef: {reference.name} is not in this file",
             "add that AgentProfile, or remove profileRef to use the playbook",
         )
-    if profile.spec.backend != "playbook":
-        raise BadRequestError(
-            f"{manifest}: AgentProfile {reference.name}: backend {profile.spec.backend} cannot be run yet",
-            "use backend playbook",
-        )
+    return profile
 
 
 def create(manifest: Path, directory: Path, options: Options) -> None:
     """Make the run's folder with its first commit. Raises `RunError`; then nothing of a run is there."""
     synthesis, text = read_synthesis(manifest)
+    hardware = read_hardware(manifest, synthesis)
+    profile, models = choose_agents(synthesis, read_profile(synthesis, manifest), options.agents)
     layout = RunLayout(directory.absolute())
     _check_free(layout)
     model_dir = resolve_model(synthesis.spec.model, beside=manifest.absolute().parent, cache=cache_folder())
     now = time.time()
     try:
-        spec = snapshot(synthesis, now=now, model_folder=str(model_dir), rounds=options.rounds, skills=options.skills)
+        spec = snapshot(
+            synthesis,
+            now=now,
+            model_folder=str(model_dir),
+            rounds=options.rounds,
+            skills=options.skills,
+            policy=options.policy,
+            parallelism=options.parallelism,
+            seed=options.seed,
+            price_per_hour=None if hardware.price_per_hour is None else float(hardware.price_per_hour.amount.number),
+            profile=profile,
+        )
     except NotRunnableError as error:
         raise BadRequestError(f"{manifest}: {error}") from error
     scenario_spec(spec)
+    if (hopeless := required(synthesis.spec, hardware, spec, None)) is not None:
+        raise BadRequestError(
+            f"{manifest}: spec.payback.policy is require, and {hopeless}",
+            "set spec.payback.policy to warn to search all the same, or give it more time in spec.payback.within",
+        )
     with run_lock(layout):
         _check_free(layout)
         # A repository without its first commit is what a run leaves that was killed while it was made.
         shutil.rmtree(layout.repository, ignore_errors=True)
         layout.make()
         write_atomic(layout.manifest, text.encode())
+        if models is not None:
+            write_access(layout.models, models)
         seals = Seals(layout.sealed)
         RunRepository.create(layout.repository, spec, text, now, {KEY_COMMITMENT: seals.key_commitment()})
 
@@ -122,7 +188,9 @@ def _check_free(layout: RunLayout) -> None:
             f"{layout.root} holds a run already",
             f"go on with: sartor run --resume --dir {layout.root}   or choose another --dir",
         )
-    ours = {"repository", "work", "samples", "logs", "exchange", "sealed", "lock", "synthesis.yaml"}
+    ours = {
+        "control.json", "repository", "work", "samples", "logs", "exchange", "sealed", "lock", "models", "synthesis.yaml",
+    }  # fmt: skip
     if layout.root.is_dir() and (others := {p.name for p in layout.root.iterdir()} - ours):
         raise RunExistsError(
             f"{layout.root} is not empty ({', '.join(sorted(others)[:3])})", "choose another --dir for the run"
@@ -162,13 +230,16 @@ def drive(
 ) -> Finished:
     """Work on a run until it ends; evidence is signed with `signing_key`. Raises `RunError`, and what ends a session."""
     layout, repository = open_run(directory)
-    with run_lock(layout):
+    with run_lock(layout), contextlib.ExitStack() as stack:
         layout.make()
         repository.clear_stale_locks()
         stored = repository.load()
         spec = stored.spec
         model_dir = model_folder(spec)
         hardware = local_hardware()
+        models = None
+        if spec.agents.get("backend", "playbook") != "playbook":
+            models = stack.enter_context(LocalModelProxy(layout.models, spec, log=layout.logs / "model-proxy.log"))
         steps = LocalSteps(
             layout,
             repository,
@@ -180,6 +251,7 @@ def drive(
                 candidate_bytes=int(CANDIDATE_MEMORY * hardware.memory_bytes),
                 role_bytes=int(ROLE_MEMORY * hardware.memory_bytes),
             ),
+            models=models,
         )
         driver = Driver(
             repository,
@@ -188,5 +260,7 @@ def drive(
             emit=emit,
             report=lambda run: str(write_report(run, layout, hardware)),
             prove=lambda run: deliver(run, layout, repository, model_dir, signing_key),
+            control=lambda: read_control(layout),
+            worth=worth_of(spec, read_hardware(layout.manifest, ServingSynthesis.model_validate(spec.synthesis))),
         )
         return driver.drive()

@@ -49,9 +49,9 @@ class Ledger(Record):
         return next((entry for entry in self.entries if entry.id == step), None)
 
     @property
-    def in_flight(self) -> Entry | None:
-        """The step that was begun and not settled. A run has at most one."""
-        return next((entry for entry in self.entries if entry.open), None)
+    def in_flight(self) -> tuple[Entry, ...]:
+        """The steps that were begun and not settled, in the order in which they began."""
+        return tuple(entry for entry in self.entries if entry.open)
 
     def reserve(self, step: str, cost: Cost, *, now: float, deadline: float) -> "Ledger":
         """Book `cost` for the step before it begins; a second time for the same step changes nothing."""
@@ -73,11 +73,14 @@ class Ledger(Record):
             )
         )
 
-    def abandon_open(self) -> "Ledger":
-        """Charge every reservation in flight in full: its step was lost, and what it spent is unknown."""
+    def abandon_open(self, only: str | None = None) -> "Ledger":
+        """Charge reservations in flight in full, all of them or that of one step: the step was lost, and what it spent is
+        unknown."""
         return Ledger(
             entries=tuple(
-                entry.model_copy(update={"settled": entry.reserved, "abandoned": True}) if entry.open else entry
+                entry.model_copy(update={"settled": entry.reserved, "abandoned": True})
+                if entry.open and only in (None, entry.id)
+                else entry
                 for entry in self.entries
             )
         )

@@ -12,8 +12,9 @@ the operator use exactly this.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sartor_api.search.reasons import Phase, Reason
 from sartor_api.search.records import Measurement, Outcome
-from sartor_api.search.rules import EXHAUSTED, SPENT, Action, Begin, Cancel, Finish, Phase, Reason, View, Wait
+from sartor_api.search.rules import EXHAUSTED, SPENT, Action, Begin, Cancel, Finish, View, Wait
 from sartor_api.search.state import RunState
 
 __all__ = [
@@ -55,25 +56,23 @@ def _work(phase: Phase, rows: tuple[Transition, ...]) -> tuple[Transition, ...]:
     """The rows that every phase with a step begins with: what is in flight, what is backing off."""
 
     def overdue(view: View) -> bool:
-        entry = view.run.ledger.in_flight
-        return entry is not None and view.now >= entry.deadline
+        return any(view.now >= entry.deadline for entry in view.run.ledger.in_flight)
 
     def cancel(view: View) -> Action:
-        entry = view.run.ledger.in_flight
-        assert entry is not None, "the row's predicate saw a step in flight"
-        return Cancel(entry.id, Reason.STEP_OVERDUE)
+        late = next(entry for entry in view.run.ledger.in_flight if view.now >= entry.deadline)
+        return Cancel(late.id, Reason.STEP_OVERDUE)
 
     def wait(view: View) -> Action:
-        entry = view.run.ledger.in_flight
-        assert entry is not None, "the row's predicate saw a step in flight"
-        return Wait(entry.deadline, Reason.STEP_IN_FLIGHT)
+        until = min(entry.deadline for entry in view.run.ledger.in_flight)
+        # Beside what is in flight a step may wait for its next try.
+        return Wait(min(until, view.retry_at) if view.retry_at > view.now else until, Reason.STEP_IN_FLIGHT)
 
     return (
-        Transition(phase, "the step in flight is past its deadline", overdue, cancel, "-", (Reason.STEP_OVERDUE,)),
+        Transition(phase, "a step in flight is past its deadline", overdue, cancel, "-", (Reason.STEP_OVERDUE,)),
         Transition(
             phase,
-            "a step is in flight",
-            lambda v: v.run.ledger.in_flight is not None,
+            "a step is in flight, and nothing may begin beside it",
+            lambda v: v.blocked,
             wait,
             "-",
             (Reason.STEP_IN_FLIGHT,),
@@ -132,6 +131,16 @@ TRANSITIONS: tuple[Transition, ...] = (
                 ),
                 Phase.FINISHED,
                 (Reason.WALL_CLOCK_SPENT,),
+            ),
+            Transition(
+                Phase.TUNING,
+                "the baseline does not fit into a budget",
+                lambda v: v.unaffordable is not None,
+                lambda v: v.finish(
+                    Outcome.FAILED, "a budget is too small to measure the baseline", SPENT[v.unaffordable or ""]
+                ),
+                Phase.FINISHED,
+                tuple(SPENT.values()),
             ),
             Transition(
                 Phase.TUNING,
@@ -215,6 +224,7 @@ TRANSITIONS: tuple[Transition, ...] = (
                 (
                     Reason.TARGET_MET,
                     Reason.PLATEAU,
+                    Reason.THRASHING,
                     Reason.NOTHING_LEFT,
                     Reason.ROUNDS_SPENT,
                     Reason.WALL_CLOCK_SPENT,
@@ -230,6 +240,7 @@ TRANSITIONS: tuple[Transition, ...] = (
                 Phase.FINISHED,
                 (
                     Reason.PLATEAU,
+                    Reason.THRASHING,
                     Reason.NOTHING_LEFT,
                     Reason.ROUNDS_SPENT,
                     Reason.WALL_CLOCK_SPENT,
@@ -244,6 +255,18 @@ TRANSITIONS: tuple[Transition, ...] = (
                 lambda v: v.finish(
                     Outcome.FAILED,
                     "the best candidate could not be measured again",
+                    Reason.CONFIRMATION_UNAVAILABLE,
+                ),
+                Phase.FINISHED,
+                (Reason.CONFIRMATION_UNAVAILABLE,),
+            ),
+            Transition(
+                Phase.CONFIRMING,
+                "the confirmation failed by no fault of the candidate, and no budget is left for another try",
+                lambda v: v.retry_at > 0 and v.unaffordable is not None,
+                lambda v: v.finish(
+                    Outcome.FAILED,
+                    "the best candidate could not be measured again within the budget",
                     Reason.CONFIRMATION_UNAVAILABLE,
                 ),
                 Phase.FINISHED,

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from sartor_api.search.base import Cost, FailureClass, Record, StepKind
+from sartor_api.search.directive import Mode
 
 
 class Envelope(Record):
@@ -29,6 +30,9 @@ class Budget(Record):
     tokens: int | None = Field(default=None, ge=0)
     money: float | None = Field(default=None, ge=0)
     currency: str = "USD"
+    confirmation_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each budget that the confirmation draws on, which rounds may not touch; at least what one is expected to cost
+    is always kept."""
 
 
 class StepPolicy(Record):
@@ -68,6 +72,9 @@ DEFAULT_RETRIES: dict[FailureClass, RetryPolicy] = {
 }
 
 
+PolicyName = Literal["trajectory", "evolutionary", "issue-queue"]
+
+
 class SearchPolicy(Record):
     """How the search decides. Every number that `decide` uses stands here."""
 
@@ -78,7 +85,19 @@ class SearchPolicy(Record):
     target_speedup: float | None = Field(default=None, gt=0)
     """Stop once the incumbent's lower end reaches this."""
     plateau_rounds: int = Field(default=4, ge=1)
-    """Stop after so many measured rounds since the last gain, each shown to gain less than the minimum effect."""
+    """A plateau is so many measured rounds since the last gain, each shown to gain less than the minimum effect."""
+    thrash_rounds: int | None = Field(default=None, ge=1)
+    """So many rounds in a row that brought nothing to measure, or what was measured already, are thrashing; None: never."""
+    escalation: tuple[Mode, ...] = ()
+    """What is done on a plateau or when the search thrashes, one step further each time; after the last the search stops."""
+    kind: PolicyName = "trajectory"
+    """How the next plan is directed (`policies`)."""
+    population: int = Field(default=6, ge=2)
+    """Candidates that the policy `evolutionary` breeds from."""
+    parallelism: int = Field(default=1, ge=1)
+    """Rounds that may be open at the same time."""
+    exclusive: bool = True
+    """Nothing else of the run is in flight beside a measurement: roles and measurements share a machine."""
     attempts: int = Field(default=2, ge=1)
     """Implementations per round: 2 allows one repair with the judge's feedback."""
     confirmations: int = Field(default=2, ge=1)
@@ -125,6 +144,8 @@ class RunSpec(Record):
     envelope: Envelope
     platform: Literal["cpu", "cuda", "metal"] = "cpu"
     accelerators: int = Field(default=0, ge=0)
+    price_per_hour: float | None = Field(default=None, ge=0)
+    """Price of the hardware that a step holds, in the budget's currency; None while it is not known."""
     metric: str = "outputTokensPerSecond"
     guardrails: tuple[GuardrailLimit, ...] = ()
     correctness: dict[str, JsonValue] = Field(default_factory=dict)

@@ -12,9 +12,10 @@ Units: seconds (also for points in time: Unix time), tokens, bytes. Durations of
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from sartor_api.search.base import Cost, FailureClass, Outcome, Record, StepKind, step_id
+from sartor_api.search.directive import MOST_ISSUES, IssueDraft, Recipe
 from sartor_api.search.intent import (
     DEFAULT_RETRIES,
     DEFAULT_STEPS,
@@ -53,6 +54,7 @@ __all__ = [
     "GridPoint",
     "GuardrailLimit",
     "Implementation",
+    "IssueDraft",
     "Judgement",
     "Measurement",
     "Outcome",
@@ -74,19 +76,14 @@ __all__ = [
 ]
 
 
-class Recipe(Record):
-    """One skill's recipe in a stack, with the values of its parameters (spec names, as the recipe declares them)."""
-
-    name: str
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)
-
-
 class Plan(Record):
     """One falsifiable hypothesis, or a way back, or the statement that nothing is left to try.
 
     `action`: `build` makes a candidate from `parent`; `return` makes `parent` the base of the next rounds and
-    builds nothing; `stop` says that the planner has no hypothesis left (the reason stands in `hypothesis`).
-    `parent` is the commit of an earlier candidate, or None for an empty stack.
+    builds nothing; `stop` says that the planner has no hypothesis left (the reason stands in `hypothesis`), with a `parent`
+    that it has none left on that commit. `parent` is the commit of an earlier candidate, or None for an empty stack.
+    `partner` is the candidate that a recombination takes from. `issue` is the issue that is taken, `issues` are those that
+    this plan opens and `withdrawn` those that are no longer worth a round.
     `forecast_speedup` (over the baseline) is what the planner expects; `threshold_speedup` is the value below which the
     hypothesis counts as refuted. Neither ever chooses anything.
     """
@@ -103,6 +100,10 @@ class Plan(Record):
     threshold_speedup: float | None = Field(default=None, gt=0)
     recipes: tuple[Recipe, ...] = ()
     skills_consulted: tuple[str, ...] = ()
+    partner: str | None = None
+    issue: str | None = None
+    issues: tuple[IssueDraft, ...] = Field(default=(), max_length=MOST_ISSUES)
+    withdrawn: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,90 +1,24 @@
 """What the predicates of the state machine ask: phases, reasons, stop rules and the actions that they lead to."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
 from sartor_api.search.budget import shortage
-from sartor_api.search.estimate import ROUND_STEPS, remaining_steps, step_reserve, step_seconds
+from sartor_api.search.directive import Directive
+from sartor_api.search.estimate import (
+    ROUND_STEPS,
+    confirmation_reserve,
+    remaining_steps,
+    rounds_seconds,
+    step_reserve,
+    step_seconds,
+)
+from sartor_api.search.lanes import Lane, attempt_of, may_begin, new_lane, open_lanes
+from sartor_api.search.policies import next_directive
+from sartor_api.search.reasons import Phase, Reason
 from sartor_api.search.records import Cost, FailureClass, Outcome, StepKind, Verdict, step_id
-from sartor_api.search.state import Attempt, Candidate, RunState, flat
-
-
-class Phase(StrEnum):
-    """Where a run stands. Derived, never stored."""
-
-    TUNING = "Tuning"
-    PLANNING = "Planning"
-    IMPLEMENTING = "Implementing"
-    JUDGING = "Judging"
-    EVALUATING = "Evaluating"
-    CONFIRMING = "Confirming"
-    FINISHED = "Finished"
-
-
-class Reason(StrEnum):
-    """Why an action is taken. Every constant is documented by the row of `TRANSITIONS` (or the stop rule) that gives it."""
-
-    # waiting, in any phase
-    STEP_OVERDUE = "StepOverdue"
-    STEP_IN_FLIGHT = "StepInFlight"
-    BACKING_OFF = "BackingOff"
-    # work
-    BASELINE_NOT_MEASURED = "BaselineNotMeasured"
-    ROUND_DUE = "RoundDue"
-    PLAN_READY = "PlanReady"
-    REPAIR_DUE = "RepairDue"
-    CANDIDATE_COMMITTED = "CandidateCommitted"
-    GATES_PASSED = "GatesPassed"
-    CONFIRMATION_DUE = "ConfirmationDue"
-    RUNNER_UP_DUE = "RunnerUpDue"
-    # the end without a search
-    BASELINE_UNAVAILABLE = "BaselineUnavailable"
-    # the end of the search
-    TARGET_MET = "TargetMet"
-    PLATEAU = "Plateau"
-    NOTHING_LEFT = "NothingLeft"
-    ROUNDS_SPENT = "RoundsSpent"
-    WALL_CLOCK_SPENT = "WallClockSpent"
-    ACCELERATOR_TIME_SPENT = "AcceleratorTimeSpent"
-    TOKENS_SPENT = "TokensSpent"
-    MONEY_SPENT = "MoneySpent"
-    INFRASTRUCTURE_UNAVAILABLE = "InfrastructureUnavailable"
-    PROVIDER_UNAVAILABLE = "ProviderUnavailable"
-    MEASUREMENT_IMPOSSIBLE = "MeasurementImpossible"
-    # the end of a confirmation
-    CONFIRMATION_REFUTED = "ConfirmationRefuted"
-    CONFIRMATION_UNAVAILABLE = "ConfirmationUnavailable"
-
-
-MEANINGS: dict[Reason, str] = {
-    Reason.STEP_OVERDUE: "The step in flight is past its deadline; it is stopped and counts as an infrastructure failure.",
-    Reason.STEP_IN_FLIGHT: "A step was begun and has not ended.",
-    Reason.BACKING_OFF: "The last try failed for no fault of the candidate; the next one waits.",
-    Reason.BASELINE_NOT_MEASURED: "The baseline is tuned and measured before anything else.",
-    Reason.ROUND_DUE: "No stop rule holds, and a whole round with its confirmation fits into every budget.",
-    Reason.PLAN_READY: "The round has a plan to implement.",
-    Reason.REPAIR_DUE: "The attempt failed by the candidate's own fault, and another is allowed.",
-    Reason.CANDIDATE_COMMITTED: "The candidate is committed and not yet judged.",
-    Reason.GATES_PASSED: "Every gate passed; the candidate may be measured.",
-    Reason.CONFIRMATION_DUE: "The search is over; its best candidate is measured again on a seed that no round saw.",
-    Reason.RUNNER_UP_DUE: "The best candidate did not hold; the incumbent before it is measured again.",
-    Reason.BASELINE_UNAVAILABLE: "The baseline could not be measured in any try.",
-    Reason.TARGET_MET: "The lower end of the incumbent's interval reached the target.",
-    Reason.PLATEAU: "The last measured rounds each show that they gain less than the minimum effect.",
-    Reason.NOTHING_LEFT: "The planner has no hypothesis left.",
-    Reason.ROUNDS_SPENT: "All rounds of the budget are used.",
-    Reason.WALL_CLOCK_SPENT: "What is left of the wall clock is not enough for the next steps and the confirmation.",
-    Reason.ACCELERATOR_TIME_SPENT: "What is left of the accelerator time is not enough for the next steps.",
-    Reason.TOKENS_SPENT: "What is left of the tokens is not enough for the next steps.",
-    Reason.MONEY_SPENT: "What is left of the money is not enough for the next steps.",
-    Reason.INFRASTRUCTURE_UNAVAILABLE: "A step failed for the machine's fault as often as the retry policy allows.",
-    Reason.PROVIDER_UNAVAILABLE: "A step failed for the agent provider's fault as often as the retry policy allows.",
-    Reason.MEASUREMENT_IMPOSSIBLE: "No valid measurement could be had in as many tries as the retry policy allows.",
-    Reason.CONFIRMATION_REFUTED: "Measured again, no candidate reached the minimum speed-up.",
-    Reason.CONFIRMATION_UNAVAILABLE: "The confirmation could not be measured in any try.",
-}
-"""When each reason holds, for the reference page."""
+from sartor_api.search.state import Attempt, Candidate, RunState
+from sartor_api.search.stretch import Signal, exhausted
 
 EXHAUSTED: dict[FailureClass, Reason] = {
     FailureClass.INFRASTRUCTURE: Reason.INFRASTRUCTURE_UNAVAILABLE,
@@ -92,10 +26,19 @@ EXHAUSTED: dict[FailureClass, Reason] = {
     FailureClass.MEASUREMENT: Reason.MEASUREMENT_IMPOSSIBLE,
 }
 
+FLAT: dict[Signal, Reason] = {Signal.PLATEAU: Reason.PLATEAU, Signal.THRASHING: Reason.THRASHING}
+
 SPENT: dict[str, Reason] = {
     "accelerator time": Reason.ACCELERATOR_TIME_SPENT,
     "tokens": Reason.TOKENS_SPENT,
     "money": Reason.MONEY_SPENT,
+}
+
+WORK: dict[StepKind, Phase] = {
+    StepKind.PLAN: Phase.PLANNING,
+    StepKind.IMPLEMENT: Phase.IMPLEMENTING,
+    StepKind.JUDGE: Phase.JUDGING,
+    StepKind.EVALUATE: Phase.EVALUATING,
 }
 
 OVERRUN = 2.0
@@ -115,6 +58,10 @@ class Begin:
     reserve: Cost
     candidate: Candidate | None = None
     feedback: tuple[Verdict, ...] = ()
+    directive: Directive | None = None
+    """What the plan has to keep to, for a planner."""
+    message: str = ""
+    """A word of a human to the planner; set by who carries the step out, it is part of no decision."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +93,10 @@ class Finish:
 Action = Begin | Cancel | Wait | Finish
 
 
+def _due(lane: Lane) -> tuple[StepKind, int, int]:
+    return lane.step, lane.round, lane.attempt
+
+
 class View:
     """The state with what the predicates ask for, computed once."""
 
@@ -157,13 +108,45 @@ class View:
     # --- phase ------------------------------------------------------------------------------------------------------
 
     @cached_property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The rounds that were begun and are not closed."""
+        return open_lanes(self.run)
+
+    @cached_property
+    def lane(self) -> Lane:
+        """What the search is about now: of the lanes that may begin their step the one to begin, else the oldest.
+
+        What can go on beside others comes first, then what is measured; among these the oldest, those behind that back off.
+        """
+        affordable = self.lanes[: self._affordable]
+        opened = self._opened
+        every = (*affordable, opened) if opened is not None else affordable
+        ready = [lane for lane in every if may_begin(self.run, lane)]
+        if not ready:
+            return next(iter((*self.lanes, *every)), Lane(StepKind.PLAN, len(self.run.rounds) + 1, 1))
+        return min(ready, key=lambda one: (self._retry_at(_due(one)) > self.now, one.measures, one.round))
+
+    @property
+    def _opened(self) -> Lane | None:
+        """The round that may be opened now, if it fits into every budget beside those that are open."""
+        found = new_lane(self.run, self.lanes)
+        if found is None or self._between_rounds() is not None or self._affordable < len(self.lanes):
+            return None
+        return found if self._short((*self.lanes, found)) is None else None
+
+    @property
     def attempt(self) -> Attempt:
-        """The try that the open round is in; a failed one is followed by the next."""
-        current = self.run.open_round
-        if current is None or not current.attempts:
-            return Attempt(number=1)
-        last = current.attempts[-1]
-        return last if last.failure is None else Attempt(number=last.number + 1)
+        """The try that the round is in; a failed one is followed by the next."""
+        return attempt_of(self.lane.current)
+
+    @cached_property
+    def blocked(self) -> bool:
+        """Whether something is in flight, and nothing may begin beside it."""
+        if not self.run.ledger.in_flight:
+            return False
+        if self.phase in (Phase.TUNING, Phase.CONFIRMING):
+            return True
+        return not may_begin(self.run, self.lane) or self.retry_at > self.now
 
     @cached_property
     def confirming(self) -> bool:
@@ -179,12 +162,7 @@ class View:
             return Phase.TUNING
         if self.confirming:
             return Phase.CONFIRMING
-        current = self.run.open_round
-        if current is None or current.plan is None:
-            return Phase.PLANNING
-        if self.attempt.implementation is None:
-            return Phase.IMPLEMENTING
-        return Phase.JUDGING if self.attempt.judgement is None else Phase.EVALUATING
+        return WORK[self.lane.step]
 
     @cached_property
     def due(self) -> tuple[StepKind, int, int]:
@@ -195,19 +173,7 @@ class View:
             case Phase.CONFIRMING | Phase.FINISHED:
                 return StepKind.CONFIRM, 0, len(self.run.confirmations) + 1
             case _:
-                return self._round_step
-
-    @cached_property
-    def _round_step(self) -> tuple[StepKind, int, int]:
-        current = self.run.open_round
-        if current is None:
-            return StepKind.PLAN, len(self.run.rounds) + 1, 1
-        if current.plan is None:
-            return StepKind.PLAN, current.number, 1
-        if self.attempt.implementation is None:
-            return StepKind.IMPLEMENT, current.number, self.attempt.number
-        step = StepKind.JUDGE if self.attempt.judgement is None else StepKind.EVALUATE
-        return step, current.number, self.attempt.number
+                return _due(self.lane)
 
     # --- failures ---------------------------------------------------------------------------------------------------
 
@@ -229,10 +195,13 @@ class View:
     @cached_property
     def retry_at(self) -> float:
         """When the step that is due may be tried again (0 when it did not fail)."""
+        return self._retry_at(self.due)
+
+    def _retry_at(self, due: tuple[StepKind, int, int]) -> float:
         failed = [
             r
             for r in self.run.records
-            if (r.step, r.round, r.attempt) == self.due
+            if (r.step, r.round, r.attempt) == due
             and r.failure is not None
             and r.failure.failure_class is not FailureClass.CANDIDATE
         ]
@@ -251,27 +220,50 @@ class View:
     @property
     def terminal_reserve(self) -> float:
         """Seconds that are kept back so that what the search finds can be confirmed."""
+        budget = self.run.spec.budget
+        return max(self.confirmation_seconds, budget.confirmation_share * budget.wall_clock_seconds)
+
+    @property
+    def confirmation_seconds(self) -> float:
+        """What one confirmation is expected to take."""
         return step_seconds(self.run, StepKind.CONFIRM)
 
     @cached_property
     def stop(self) -> Reason | None:
         """Why the search is over, or None. The order is the order of preference in which it is told."""
-        if (exhausted := self._exhausted(self._round_step)) is not None:
-            return EXHAUSTED[exhausted]
-        if self.run.open_round is None and (reason := self._between_rounds()) is not None:
-            return reason
-        steps = (*remaining_steps(self.run), StepKind.CONFIRM)
-        if sum(step_seconds(self.run, step) for step in steps) > self.left:
+        for lane in self.lanes:
+            if (exhausted := self._exhausted(_due(lane))) is not None:
+                return EXHAUSTED[exhausted]
+        if not self.lanes:
+            return self._between_rounds() or self._short((Lane(StepKind.PLAN, len(self.run.rounds) + 1, 1),))
+        return None if self._affordable else self._short(self.lanes[:1])
+
+    @cached_property
+    def _affordable(self) -> int:
+        """How many of the open rounds, the oldest first, fit into every budget together with the confirmation."""
+        return next((n for n in range(len(self.lanes), 0, -1) if self._short(self.lanes[:n]) is None), 0)
+
+    def _short(self, lanes: tuple[Lane, ...]) -> Reason | None:
+        """The budget into which these rounds do not fit to their end, with the confirmation behind them, or None."""
+        if rounds_seconds(self.run, [lane.current for lane in lanes]) + self.terminal_reserve > self.left:
             return Reason.WALL_CLOCK_SPENT
-        wanted = Cost()
-        for step in steps:
-            wanted = wanted + step_reserve(self.run, step)
-        short = shortage(self.run.spec.budget, self._spent_and_closed, wanted)
+        wanted = confirmation_reserve(self.run)
+        for lane in lanes:
+            for step in remaining_steps(lane.current):
+                wanted = wanted + step_reserve(self.run, step)
+        numbers = {lane.round for lane in lanes}
+        elsewhere = [e.reserved for e in self.run.ledger.in_flight if int(e.id.split("/")[0]) not in numbers]
+        short = shortage(self.run.spec.budget, sum(elsewhere, self._spent_and_closed), wanted)
         return SPENT[short] if short else None
+
+    @cached_property
+    def unaffordable(self) -> str | None:
+        """The budget that the step which is due would overdraw by itself, or None."""
+        return shortage(self.run.spec.budget, self._spent_and_closed, step_reserve(self.run, self.due[0]))
 
     @property
     def _spent_and_closed(self) -> Cost:
-        """What was spent, the step in flight left out: it is part of what is still wanted."""
+        """What was spent, steps in flight left out: they are part of what is still wanted."""
         total = Cost()
         for entry in self.run.ledger.entries:
             if not entry.open:
@@ -279,29 +271,17 @@ class View:
         return total
 
     def _between_rounds(self) -> Reason | None:
-        rounds, best = self.run.rounds, self.run.best
-        if rounds and rounds[-1].plan is not None and rounds[-1].plan.action == "stop":
+        """Why no further round is opened, or None. What was open when a planner had nothing left may give it an idea."""
+        best, closed = self.run.best, self.run.closed_in_order
+        last = closed[-1].plan if closed else None
+        if last is not None and last.action == "stop" and last.parent is None:
             return Reason.NOTHING_LEFT
         target = self.policy.target_speedup
         if target is not None and best is not None and best.speedup.low >= target:
             return Reason.TARGET_MET
-        if self._plateau():
-            return Reason.PLATEAU
-        return Reason.ROUNDS_SPENT if len(rounds) >= self.run.spec.budget.rounds else None
-
-    def _plateau(self) -> bool:
-        """The last `plateau_rounds` measured rounds each show that they gain less than the minimum effect.
-
-        A round whose interval still allows a gain is no evidence of a plateau, and one whose candidate failed is
-        evidence of nothing.
-        """
-        best = self.run.best
-        since = [r for r in self.run.rounds if r.speedup and (best is None or r.number > best.round)]
-        recent = since[-self.policy.plateau_rounds :]
-        incumbent = best.speedup if best else None
-        return len(recent) == self.policy.plateau_rounds and all(
-            flat(r.speedup, incumbent, self.policy.minimum_effect) for r in recent if r.speedup
-        )
+        if (signal := exhausted(self.run)) is not None:
+            return FLAT[signal]
+        return Reason.ROUNDS_SPENT if self.run.rounds_used >= self.run.spec.budget.rounds else None
 
     # --- confirmation -----------------------------------------------------------------------------------------------
 
@@ -311,10 +291,10 @@ class View:
 
     @property
     def contender_fits(self) -> bool:
-        """The first confirmation is owed; a runner-up is tried only while there is time for it."""
+        """The first confirmation is owed; a runner-up is tried only while there is time and budget for it."""
         if self.run.contender is None:
             return False
-        return not self.run.confirmations or self.left >= self.terminal_reserve
+        return not self.run.confirmations or (self.left >= self.confirmation_seconds and self.unaffordable is None)
 
     @property
     def stop_reason(self) -> Reason:
@@ -327,14 +307,14 @@ class View:
         step, round_number, attempt = self.due
         limit = self.policy.steps[step].deadline_seconds
         if step is StepKind.CONFIRM:
-            left = max(self.left, OVERRUN * self.terminal_reserve)
+            left = max(self.left, OVERRUN * self.confirmation_seconds)
         elif step is StepKind.BASELINE:
             # Tuning may go on as long as there is time; one round and its confirmation must still fit behind it.
-            rest = sum(step_seconds(self.run, kind) for kind in (*ROUND_STEPS, StepKind.CONFIRM))
+            rest = sum(step_seconds(self.run, kind) for kind in ROUND_STEPS) + self.terminal_reserve
             left = max(self.left - rest, self.left / 2)
         else:
             left = self.left - self.terminal_reserve
-        current = self.run.open_round
+        current = self.lane.current
         feedback = current.attempts[-1].feedback if current is not None and current.attempts else ()
         return Begin(
             step=step,
@@ -346,6 +326,7 @@ class View:
             reserve=step_reserve(self.run, step),
             candidate=self.run.contender if step is StepKind.CONFIRM else None,
             feedback=feedback if step is StepKind.IMPLEMENT else (),
+            directive=next_directive(self.run, round_number) if step is StepKind.PLAN else None,
         )
 
     def finish(self, outcome: Outcome, message: str, reason: Reason | None = None) -> Finish:

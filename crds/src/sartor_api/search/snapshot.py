@@ -8,8 +8,12 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from sartor_api.agent_profile import AgentProfileSpec
+from sartor_api.fields import Money
 from sartor_api.quantities import DecimalString, Quantity
-from sartor_api.search.intent import DEFAULT_STEPS
+from sartor_api.search.agents import AgentSettings, RoleName, agent_settings, as_json, within
+from sartor_api.search.directive import Mode
+from sartor_api.search.intent import DEFAULT_STEPS, PolicyName
 from sartor_api.search.records import (
     Budget,
     Envelope,
@@ -38,6 +42,12 @@ THOROUGH_SECONDS: Mapping[StepKind, float] = {
     StepKind.CONFIRM: 420,
 }
 """What steps are expected to take before there is history; measured values replace them from the first step on."""
+
+MODEL_STEPS: Mapping[StepKind, RoleName] = {StepKind.PLAN: "planner", StepKind.IMPLEMENT: "implementer"}
+MODEL_SECONDS: Mapping[StepKind, float] = {StepKind.PLAN: 60, StepKind.IMPLEMENT: 300}
+"""The steps that may ask a model, and what they are then expected to take."""
+ENDING_SECONDS = 300.0
+"""What a step has beyond the time of its conversation: starting, the last call's end, what its tools leave."""
 
 SLOWEST = 4.0
 """A step is overdue after this many times its expectation, and never before the default deadline."""
@@ -127,15 +137,27 @@ def guardrail_limits(synthesis: ServingSynthesis) -> tuple[GuardrailLimit, ...]:
     )
 
 
-def step_policies(expected: Mapping[StepKind, float]) -> dict[StepKind, StepPolicy]:
-    """Deadlines that follow from what is expected."""
-    return {
+def step_policies(expected: Mapping[StepKind, float], agents: AgentSettings) -> dict[StepKind, StepPolicy]:
+    """Deadlines that follow from what is expected, and for steps that ask a model from what it may take and cost."""
+    policies = {
         step: StepPolicy(
             expected_seconds=expected[step],
             deadline_seconds=max(default.deadline_seconds, SLOWEST * expected[step]),
         )
         for step, default in DEFAULT_STEPS.items()
     }
+    for step, role in MODEL_STEPS.items():
+        if role in agents.roles:
+            policies[step] = StepPolicy(
+                expected_seconds=min(MODEL_SECONDS[step], agents.step_seconds),
+                deadline_seconds=agents.step_seconds + ENDING_SECONDS,
+                reserve=agents.reserve(role),
+            )
+    return policies
+
+
+def _smaller(*limits: float | None) -> float | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def snapshot(
@@ -145,28 +167,36 @@ def snapshot(
     model_folder: str,
     platform: str = "cpu",
     accelerators: int = 0,
-    agents: Mapping[str, JsonValue] | None = None,
+    profile: AgentProfileSpec | None = None,
+    price_per_hour: float | None = None,
     rounds: int | None = None,
     skills: bool | None = None,
+    policy: PolicyName | None = None,
+    parallelism: int | None = None,
+    exclusive: bool = True,
+    seed: int | None = None,
     expected: Mapping[StepKind, float] | None = None,
 ) -> RunSpec:
-    """The immutable intent of one run. `rounds` and `skills` override the manifest (options of the command line).
+    """The immutable intent of one run. `rounds`, `skills`, `policy`, `parallelism` and `seed` override the manifest
+    (options of the command line). `exclusive`: roles and measurements share a machine (`lanes`).
 
-    `expected` are seconds per step, where the caller knows better than the preset. Raises `NotRunnableError`.
+    `profile` is who writes the code (default: the playbook); a synthesis may set less than its limits, never more.
+    `price_per_hour` is the hardware's, in the currency of the budget. `expected` are seconds per step, where the
+    caller knows better than the preset. Raises `NotRunnableError`.
     """
     spec = synthesis.spec
-    if spec.search.policy != "trajectory" or spec.search.parallelism != 1:
-        raise NotRunnableError(
-            "spec.search: only policy trajectory with parallelism 1 can be run yet; remove the others"
-        )
     quick = spec.measurement.preset == "quick"
     seconds = {**(QUICK_SECONDS if quick else THOROUGH_SECONDS), **(expected or {})}
-    budget = spec.budget
+    agent = profile or AgentProfileSpec()
+    budget, limits = spec.budget, agent.limits
+    tokens = _whole(_smaller(_whole(budget.tokens), _whole(limits.tokens_per_run)))
+    money = _smaller(_amount(budget.money), _amount(limits.money_per_run))
+    settings = within(agent_settings(agent), tokens=tokens, money=money)
     target = spec.objective.target_speedup
     return RunSpec(
         name=synthesis.name,
         created=now,
-        seed=spec.search.seed,
+        seed=spec.search.seed if seed is None else seed,
         scenario=spec.workload.scenario,
         parameters=scenario_parameters(spec.workload),
         model={
@@ -181,6 +211,7 @@ def snapshot(
         ),
         platform=platform,  # pyright: ignore[reportArgumentType] - checked by the model
         accelerators=accelerators,
+        price_per_hour=price_per_hour,
         metric=spec.objective.metric or "outputTokensPerSecond",
         guardrails=guardrail_limits(synthesis),
         correctness={
@@ -194,7 +225,7 @@ def snapshot(
             "arguments": list(spec.baseline.arguments),
         },
         measurement=measurement_settings(synthesis),
-        agents={"backend": "playbook", **(agents or {})},
+        agents=as_json(settings),
         skills=spec.agents.skills if skills is None else skills,
         budget=Budget(
             rounds=budget.rounds if rounds is None else rounds,
@@ -202,20 +233,34 @@ def snapshot(
             accelerator_seconds=(
                 None if budget.accelerator_hours is None else float(budget.accelerator_hours.number) * 3600
             ),
-            tokens=_whole(budget.tokens),
-            money=None if budget.money is None else float(budget.money.amount.number),
-            currency="USD" if budget.money is None else budget.money.currency,
+            tokens=tokens,
+            money=money,
+            confirmation_share=budget.confirmation_reserve / 100,
+            currency=_currency(budget.money, limits.money_per_run),
         ),
         policy=SearchPolicy(
             minimum_effect=float(spec.measurement.minimum_effect.number),
             minimum_speedup=float(spec.objective.minimum_speedup.number),
             target_speedup=None if target is None else float(target.number),
             plateau_rounds=spec.search.plateau_rounds,
-            steps=step_policies(seconds),
+            thrash_rounds=spec.search.thrash_rounds,
+            escalation=tuple(Mode(step) for step in spec.search.on_plateau),
+            kind=spec.search.policy if policy is None else policy,
+            parallelism=spec.search.parallelism if parallelism is None else parallelism,
+            exclusive=exclusive,
+            steps=step_policies(seconds, settings),
         ),
         synthesis=synthesis.to_dict(),
     )
 
 
-def _whole(quantity: Quantity | None) -> int | None:
+def _whole(quantity: Quantity | float | None) -> int | None:
     return None if quantity is None else int(quantity)
+
+
+def _amount(money: Money | None) -> float | None:
+    return None if money is None else float(money.amount.number)
+
+
+def _currency(*amounts: Money | None) -> str:
+    return next((one.currency for one in amounts if one is not None), "USD")

@@ -4,8 +4,9 @@ Nothing here is stored: phase, incumbent, open round and spent budgets are deriv
 Folding is total and idempotent: a record that appears twice counts once.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +50,8 @@ class Round(Record):
 
     `attempts` are the implementer's tries (the second is the repair), `measurement` the valid one if there is any,
     `retried` the failures that were nobody's attempt (oldest first). `kept` is whether its candidate became the incumbent.
+    `order` is the sequence number of its latest record: rounds that are open at the same time close in another order than
+    that of their numbers, and what came before what is told by `order`.
     """
 
     number: int
@@ -60,6 +63,7 @@ class Round(Record):
     kept: bool = False
     started: float = 0.0
     finished: float = 0.0
+    order: int = 0
 
     @property
     def implementation(self) -> Implementation | None:
@@ -114,12 +118,13 @@ def flat(candidate: Speedup, incumbent: Speedup | None, minimum_effect: float) -
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate that was kept: the incumbent, or one of those that were it before."""
+    """A candidate with its measurement; `order` is that of its round."""
 
     round: int
     commit: str
     content_hash: str
     speedup: Speedup
+    order: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,8 +144,12 @@ class RunState:
     # --- time -----------------------------------------------------------------------------------------------------------
 
     def elapsed(self, now: float) -> float:
-        """Seconds of wall clock used: steps of earlier sessions, and all time since this session began."""
-        earlier = sum(r.finished - r.started for r in self.records if r.finished <= self.session_started)
+        """Seconds of wall clock used: the time in which steps of earlier sessions ran, and all time since this one began."""
+        earlier, until = 0.0, -math.inf
+        for record in sorted(self.records, key=lambda r: r.started):
+            ended = min(record.finished, self.session_started)
+            earlier += max(0.0, ended - max(record.started, until))
+            until = max(until, ended)
         return earlier + max(0.0, now - self.session_started)
 
     # --- what happened ---------------------------------------------------------------------------------------------------
@@ -151,26 +160,26 @@ class RunState:
 
     @cached_property
     def _folded(self) -> tuple[tuple[Round, ...], tuple[Candidate, ...]]:
-        """Rounds and, in the order in which they were kept, the candidates."""
+        """Rounds by number and, in the order in which they were kept, the candidates.
+
+        A candidate has to beat what was the incumbent when it was measured: a round that closes later changes nothing of
+        what was found before.
+        """
         by_round: dict[int, list[StepRecord]] = {}
         for record in self.records:
             if record.round > 0:
                 by_round.setdefault(record.round, []).append(record)
-        rounds: list[Round] = []
+        rounds: dict[int, Round] = {}
         kept: list[Candidate] = []
-        for number in sorted(by_round):
-            current = _fold_round(number, by_round[number], self.spec)
-            implementation, speedup = current.implementation, current.speedup
+        folded = (_fold_round(number, records, self.spec) for number, records in by_round.items())
+        for current in sorted(folded, key=lambda r: r.order):
+            candidate = _candidate(current)
             incumbent = kept[-1].speedup if kept else None
-            if (
-                implementation is not None
-                and speedup is not None
-                and improves(speedup, incumbent, self.spec.policy.minimum_effect)
-            ):
-                current = current.model_copy(update={"kept": True})
-                kept.append(Candidate(number, implementation.commit, implementation.content_hash, speedup))
-            rounds.append(current)
-        return tuple(rounds), tuple(kept)
+            if candidate and improves(candidate.speedup, incumbent, self.spec.policy.minimum_effect):
+                kept.append(candidate)
+            won = bool(kept) and kept[-1] is candidate
+            rounds[current.number] = current.model_copy(update={"kept": True}) if won else current
+        return tuple(rounds[number] for number in sorted(rounds)), tuple(kept)
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -186,18 +195,76 @@ class RunState:
         """The incumbent: explicit state, whatever branch was committed to last."""
         return self.kept[-1] if self.kept else None
 
+    @cached_property
+    def measured(self) -> tuple[Candidate, ...]:
+        """All candidates with a valid measurement, kept or not, in the order of their rounds."""
+        return tuple(found for r in self.rounds if (found := _candidate(r)) is not None)
+
+    def incumbent_before(self, current: Round) -> Candidate | None:
+        """What the round had to beat, or has to."""
+        before = [one for one in self.kept if not current.closed or one.order < current.order]
+        return before[-1] if before else None
+
+    @cached_property
+    def parents(self) -> dict[str, str | None]:
+        """What each candidate of the run (by commit) was built on; None is the empty stack."""
+        return {
+            a.implementation.commit: r.plan.parent
+            for r in self.rounds
+            if r.plan is not None
+            for a in r.attempts
+            if a.implementation is not None
+        }
+
+    def line(self, commit: str | None) -> tuple[str, ...]:
+        """The commit and what it was built on, back to the first stack."""
+        found: list[str] = []
+        while commit is not None and commit not in found:
+            found.append(commit)
+            commit = self.parents.get(commit)
+        return tuple(found)
+
     @property
-    def open_round(self) -> Round | None:
-        return self.rounds[-1] if self.rounds and not self.rounds[-1].closed else None
+    def base(self) -> str | None:
+        """What the next candidate is built on unless somebody says otherwise: head, incumbent, or the fastest correct stack.
+
+        A stack that is slower than the baseline is never kept, but it is still the best ground there is.
+        """
+        if self.head is not None:
+            return self.head
+        if self.best is not None:
+            return self.best.commit
+        fastest = max(self.measured, key=lambda one: one.speedup.value, default=None)
+        return fastest.commit if fastest is not None else None
+
+    def round(self, number: int) -> Round | None:
+        """The round of this number, if it has a record."""
+        return next((r for r in self.rounds if r.number == number), None)
+
+    @property
+    def open_rounds(self) -> tuple[Round, ...]:
+        """Rounds with a record that are not closed, the oldest first."""
+        return tuple(r for r in self.rounds if not r.closed)
 
     @property
     def closed_rounds(self) -> tuple[Round, ...]:
+        """Rounds that are over, by number."""
         return tuple(r for r in self.rounds if r.closed)
+
+    @property
+    def rounds_used(self) -> int:
+        """Rounds that count against the budget: all but those whose planner had nothing to try."""
+        return sum(r.plan is None or r.plan.action != "stop" or r.plan.parent is not None for r in self.rounds)
+
+    @property
+    def closed_in_order(self) -> tuple[Round, ...]:
+        """Rounds that are over, in the order in which they closed."""
+        return tuple(sorted(self.closed_rounds, key=lambda r: r.order))
 
     @property
     def head(self) -> str | None:
         """The commit that the latest `return` plan made the base, unless a candidate was kept after it."""
-        for current in reversed(self.rounds):
+        for current in reversed(self.closed_in_order):
             if current.kept:
                 return None
             if current.plan is not None and current.plan.action == "return":
@@ -246,6 +313,13 @@ class RunState:
         return 1 + sum(1 for entry in self.ledger.entries if entry.id.startswith(prefix) and not entry.open)
 
 
+def _candidate(current: Round) -> Candidate | None:
+    made, speedup = current.implementation, current.speedup
+    if made is None or speedup is None:
+        return None
+    return Candidate(current.number, made.commit, made.content_hash, speedup, current.order)
+
+
 def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Round:
     plan: Plan | None = None
     attempts: dict[int, Attempt] = {}
@@ -285,6 +359,7 @@ def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Ro
         closed=closed,
         started=min(r.started for r in records),
         finished=max(r.finished for r in records),
+        order=max(r.sequence for r in records),
     )
 
 
@@ -295,11 +370,13 @@ def fold(
     ledger: Ledger,
     session_started: float,
     finished: Finished | None = None,
+    pending: Collection[int] = (),
 ) -> RunState:
     """The state that the records tell, in any order and with repetitions.
 
-    Raises `ValueError` when two different records have one id or one sequence number, or when a number is missing: a
-    record was lost or forged, and going on would decide from half of the history.
+    `pending` are the sequence numbers of records to come, where numbers are given to steps when they begin. Raises
+    `ValueError` when two different records have one id or one sequence number, or when a number is missing: a record was
+    lost or forged, and going on would decide from half of the history.
     """
     by_id: dict[str, StepRecord] = {}
     for record in records:
@@ -307,7 +384,8 @@ def fold(
         if known != record:
             raise ValueError(f"two different records have the id {record.id}")
     ordered = sorted(by_id.values(), key=lambda r: r.sequence)
-    for expected, record in enumerate(ordered, start=1):
+    numbers = (number for number in itertools.count(1) if number not in pending)
+    for expected, record in zip(numbers, ordered, strict=False):
         if record.sequence != expected:
             missing = "appears twice" if record.sequence < expected else "is missing"
             number = record.sequence if record.sequence < expected else expected

@@ -3,7 +3,7 @@
 import sys
 
 from sartor_api.search.decide import TRANSITIONS
-from sartor_api.search.rules import MEANINGS, Phase, Reason
+from sartor_api.search.reasons import MEANINGS, Phase, Reason
 
 
 def render() -> str:

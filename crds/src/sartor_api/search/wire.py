@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from sartor_api.search.directive import Directive
 from sartor_api.search.records import (
     BaselineRecord,
     Cost,
@@ -68,10 +69,14 @@ class StepBegin(Record):
     baseline: BaselineRecord | None = None
     feedback: tuple[Verdict, ...] = ()
     branch: str | None = None
+    directive: Directive | None = None
+    """What the plan has to keep to."""
     message: str = ""
     """A word of a human to the planner (`spec.control.message`)."""
     records: tuple[RecordReference, ...] = ()
     """All records before this one, for roles that read the repository."""
+    pending: tuple[int, ...] = ()
+    """Numbers of the steps that were in flight when this one began: their records are not there yet."""
 
 
 class StepReport(Record):
@@ -167,6 +172,10 @@ def slim(result: StepResult, text_limit: int = 1000) -> StepResult:
                     "refuted_by": cut(result.refuted_by),
                     "changes": tuple(cut(change) for change in result.changes[:8]) if text_limit >= 300 else (),
                     "skills_consulted": result.skills_consulted if text_limit >= 300 else (),
+                    # The queue is decided by forecasts and recipes; the details are for who reads the repository.
+                    "issues": tuple(
+                        one.model_copy(update={"detail": "", "title": cut(one.title)}) for one in result.issues
+                    ),
                 }
             )
         case Implementation():

@@ -33,6 +33,9 @@ CONTAINER_SECURITY: Manifest = {
 }
 """Both together are the `restricted` profile of the Pod Security Standards."""
 
+AGENT_TOLERATION: Manifest = {"key": "sartor.dev/agents", "operator": "Exists", "effect": "NoSchedule"}
+"""Where agents have nodes of their own, this taint keeps everything else away from them."""
+
 SCRATCH = "scratch"
 
 
@@ -54,9 +57,9 @@ class Place:
         return str(getattr(self.hardware.images, which) or getattr(self.settings.images, which))
 
 
-def empty(name: str) -> Manifest:
-    """A volume that begins empty and ends with its pod."""
-    return {"name": name, "emptyDir": {}}
+def empty(name: str, most: str | None = None) -> Manifest:
+    """A volume that begins empty and ends with its pod, which is evicted when it holds more than `most`."""
+    return {"name": name, "emptyDir": {} if most is None else {"sizeLimit": most}}
 
 
 def container(name: str, image: str, **fields: Any) -> Manifest:
@@ -94,8 +97,11 @@ def pod_spec(place: Place, *, account: str, serving: bool, **fields: Any) -> Man
         "volumes": [empty(SCRATCH), *fields.pop("volumes", [])],
         **fields,
     }
-    if hardware.tolerations:
-        spec["tolerations"] = [toleration.to_dict(defaults=True) for toleration in hardware.tolerations]
+    tolerations = [toleration.to_dict(defaults=True) for toleration in hardware.tolerations]
+    if not serving:
+        tolerations.append(AGENT_TOLERATION)
+    if tolerations:
+        spec["tolerations"] = tolerations
     if selector:
         spec["nodeSelector"] = dict(selector)
     if runtime:

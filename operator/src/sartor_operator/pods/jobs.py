@@ -156,7 +156,8 @@ def _pod(
     volumes: list[Manifest] = [
         {"name": "step", "configMap": {"name": objects.step}},
         {"name": "run", "configMap": {"name": spec_name}},
-        {"name": "work", "emptyDir": {}},
+        # An agent's root is read-only, so what it may write is what these volumes may hold.
+        empty("work", _disk(place, begin.step)),
     ]
     mounts: list[Manifest] = [
         {"name": "step", "mountPath": _STEP, "readOnly": True},
@@ -215,7 +216,7 @@ def _pod(
             serving=False,
             runtime=place.hardware.sandbox_runtime_class_name,
             restartPolicy="Never",
-            volumes=[*volumes, empty("agent-scratch")],
+            volumes=[*volumes, empty("agent-scratch", _disk(place, begin.step))],
             initContainers=[*fetch, source, agent],
             containers=[
                 container(
@@ -287,6 +288,10 @@ def repository_url(place: Place, namespace: str, run_name: str) -> str:
 def baseline_labels(run: Manifest) -> dict[str, str]:
     """Labels that the pods of a run's baseline server have, and no other pod."""
     return {names.RUN_LABEL: names.name_of(run), names.ROLE_LABEL: "baseline"}
+
+
+def _disk(place: Place, step: StepKind) -> str | None:
+    return str(place.agents.sandbox.disk) if step is StepKind.IMPLEMENT else None
 
 
 def _resources(place: Place, step: StepKind) -> Manifest:

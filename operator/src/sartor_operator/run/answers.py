@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
+from sartor_api.search import plans
 from sartor_api.search.records import (
     FailureClass,
     Implementation,
@@ -144,8 +145,10 @@ def _untrue(observed: RunObserved, begin: StepBegin, report: StepReport) -> tupl
     except ValidationError as error:
         return reason, str(error.errors(include_url=False)[0]["msg"]), blamed
     match report.result:
-        case Plan(parent=str() as parent) if parent not in known_commits(observed.records):
-            return reason, f"the plan's parent {parent[:12]} is no candidate of this run", blamed
+        case Plan() as plan:
+            known = known_commits(observed.records)
+            said = plans.problem(plan, round_number=begin.round, directive=begin.directive, known=known)
+            return None if said is None else (reason, said, blamed)
         case Implementation() as done if not (_matches(COMMIT, done.commit) and _matches(HASH, done.content_hash)):
             return reason, "the implementation names no commit and content hash", blamed
         case _:

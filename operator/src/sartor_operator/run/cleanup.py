@@ -1,5 +1,7 @@
 """What served a step or a run is removed once it is over; records, candidates and logs stay."""
 
+from collections.abc import Iterable
+
 from sartor_operator import names
 from sartor_operator.actions import Action, Apply, Delete
 from sartor_operator.kinds import DEPLOYMENT, JOB, POD, SECRET, Kind, Manifest
@@ -16,15 +18,15 @@ def delete_of(kind: Kind, manifest: Manifest) -> Delete:
     return Delete(kind, manifest["metadata"]["namespace"], names.name_of(manifest), names.uid(manifest))
 
 
-def leftovers(observed: RunObserved, begin: StepBegin | None) -> list[Action]:
+def leftovers(observed: RunObserved, begun: Iterable[StepBegin]) -> list[Action]:
     """Remove what served a step that has its record. A finished Job stays for a while, for whoever wants its log."""
-    flying = names.step_label(begin.id) if begin is not None else None
+    flying = {names.step_label(begin.id) for begin in begun}
     recorded = {names.step_label(stored.record.id) for stored in observed.records}
     actions: list[Action] = []
 
     def over(manifest: Manifest) -> bool:
         step = names.label(manifest, names.STEP_LABEL)
-        return step in recorded and step != flying and not names.deleting(manifest)
+        return step in recorded and step not in flying and not names.deleting(manifest)
 
     actions += [delete_of(POD, pod) for pod in observed.pods if over(pod) and names.owner_uid(pod) == observed.uid]
     actions += [delete_of(SECRET, secret) for secret in observed.secrets if over(secret)]

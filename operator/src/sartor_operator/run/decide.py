@@ -21,7 +21,7 @@ from sartor_api.search.records import (
 from sartor_api.search.snapshot import NotRunnableError
 from sartor_operator import names
 from sartor_operator.actions import Action, Create, Decision, Delete, StatusOf, Tell
-from sartor_operator.kinds import JOB, POD, RUN, SECRET
+from sartor_operator.kinds import CONFIG_MAP, JOB, POD, RUN, SECRET
 from sartor_operator.payback import required
 from sartor_operator.pods.jobs import SEALED, SPEC_KEY
 from sartor_operator.run.candidates import candidates
@@ -29,7 +29,7 @@ from sartor_operator.run.cleanup import delete_of, leftovers, without_baseline
 from sartor_operator.run.look import Look, look, run_spec
 from sartor_operator.run.observe import RunObserved, config_map
 from sartor_operator.run.status import Standing, run_status
-from sartor_operator.run.step import Ended, Running
+from sartor_operator.run.step import Ended
 from sartor_operator.run.writes import (
     baseline_server,
     begin_step,
@@ -39,7 +39,7 @@ from sartor_operator.run.writes import (
     run_labels,
     seal_secret,
 )
-from sartor_operator.wire import Ending, StepBegin, failed
+from sartor_operator.wire import Ending, failed
 
 
 def decide_run(observed: RunObserved, now: float) -> Decision:
@@ -62,7 +62,7 @@ def decide_run(observed: RunObserved, now: float) -> Decision:
     decision = _next(observed, seen, now)
     return replace(
         decision,
-        actions=(*made, *leftovers(observed, seen.begin), *decision.actions),
+        actions=(*made, *leftovers(observed, [flight.begin for flight in seen.flights]), *decision.actions),
         statuses=(*shown, *decision.statuses),
     )
 
@@ -89,23 +89,20 @@ def _next(observed: RunObserved, seen: Look, now: float) -> Decision:
         ending = Ending(how=how, message=why, at=now)
         return Decision(actions=(ending_map(observed, ending),))
     baseline = baseline_server(observed, seen.run)
-    if seen.begin is not None:
-        if isinstance(seen.step, Ended):
-            return record_step(observed, seen, seen.begin, seen.step)
-        assert seen.step is not None, "a step in flight stands somewhere"
-        return _in_flight(observed, seen, seen.begin, seen.step, baseline, now)
-    if observed.suspended or control.pause:
-        held = "spec.suspend is true" if observed.suspended else "spec.control.pause is true"
+    if (over := seen.ended) is not None:
+        assert isinstance(over.step, Ended), "it was chosen for its end"
+        return record_step(observed, seen, over.begin, over.step)
+    held = "spec.suspend is true" if observed.suspended else "spec.control.pause is true" if control.pause else ""
+    if seen.flights:
+        return _in_flight(observed, seen, baseline, now, held=bool(held))
+    if held:
         standing = Standing.on_hold(held)
         return Decision(actions=without_baseline(observed), statuses=(_status(observed, seen, standing, now),))
     match decide(seen.run, now):
         case Begin() as begin:
             if (hopeless := _unprofitable(observed, seen, begin)) is not None:
                 return Decision(actions=(ending_map(observed, Ending(how="unprofitable", message=hopeless, at=now)),))
-            sealed = () if observed.seal is not None else (seal_secret(observed),)
-            if sealed and begin.step in SEALED:
-                return Decision(actions=sealed)  # the seed is committed to in the step, so its key comes first
-            return Decision(actions=(*sealed, *baseline, begin_step(observed, seen.run, begin, now)))
+            return Decision(actions=_begin(observed, seen, begin, baseline, now))
         case Wait() as wait:
             standing = Standing.waiting(seen.run, wait)
             return Decision(actions=baseline, statuses=(_status(observed, seen, standing, now),), wake_at=wait.until)
@@ -115,23 +112,34 @@ def _next(observed: RunObserved, seen: Look, now: float) -> Decision:
             raise AssertionError("nothing is in flight that could be cancelled")
 
 
+def _begin(
+    observed: RunObserved, seen: Look, begin: Begin, baseline: tuple[Action, ...], now: float
+) -> tuple[Action, ...]:
+    sealed = () if observed.seal is not None else (seal_secret(observed),)
+    if sealed and begin.step in SEALED:
+        return sealed  # the seed is committed to in the step, so its key comes first
+    return (*sealed, *baseline, begin_step(observed, seen.run, begin, now))
+
+
 def _unprofitable(observed: RunObserved, seen: Look, begin: Begin) -> str | None:
     """Why nothing more is spent, asked before the baseline and before each round, as long as nothing was found.
 
     Once there is a candidate to keep, the search ends with its confirmation instead (see `look`).
     """
-    new = begin.step is StepKind.BASELINE or (begin.step is StepKind.PLAN and seen.run.open_round is None)
+    new = begin.step is StepKind.BASELINE or (begin.step is StepKind.PLAN and seen.run.round(begin.round) is None)
     if not new or seen.run.best is not None:
         return None
     said = required(observed.intent, observed.place.hardware, seen.run.spec, seen.run)
     return None if said is None else f"spec.payback.policy is require, and {said}"
 
 
-def _in_flight(
-    observed: RunObserved, seen: Look, begin: StepBegin, step: Running, baseline: tuple[Action, ...], now: float
-) -> Decision:
+def _in_flight(observed: RunObserved, seen: Look, baseline: tuple[Action, ...], now: float, *, held: bool) -> Decision:
+    """What the steps in flight need, and whether one more begins beside them: not while the run is held."""
+    under_way = tuple(action for _, step in seen.running for action in step.actions)
+    wakes = [step.wake_at for _, step in seen.running if step.started is not None and step.wake_at is not None]
     match decide(seen.run, now):
-        case Cancel():
+        case Cancel(id=late):
+            begin, step = next(one for one in seen.running if one[0].id == late)
             overdue = failed(
                 begin.step.value,
                 "StepOverdue",
@@ -140,22 +148,29 @@ def _in_flight(
             )
             started = begin.begun if step.started is None else step.started
             return record_step(observed, seen, begin, Ended(overdue, started, max(now, started)))
-        case Wait() as wait:
-            wake = wait.until if step.wake_at is None else min(step.wake_at, wait.until)
-            standing = Standing.at_work(begin, step)
-            return Decision(
-                actions=(*baseline, *step.actions),
-                statuses=(_status(observed, seen, standing, now),),
-                wake_at=None if step.started is None else wake,
-            )
-        case other:
-            raise AssertionError(f"a step is in flight, and the search says {other}")
+        case Begin() as begin if not held and _unprofitable(observed, seen, begin) is None:
+            # Numbers are given in order: a step that was begun and is not seen yet would have the same one.
+            begins = _begin(observed, seen, begin, baseline, now)
+            return Decision(actions=(*under_way, *begins), rests_on=(CONFIG_MAP,))
+        case Finish():
+            raise AssertionError("steps are in flight, and the search says that it is over")
+        case Wait(until=until):
+            wakes.append(until)
+        case Begin():
+            wakes += [entry.deadline for entry in seen.run.ledger.in_flight]
+    standing = Standing.at_work(seen.running)
+    waits = all(step.started is None for _, step in seen.running)
+    return Decision(
+        actions=(*baseline, *under_way),
+        statuses=(_status(observed, seen, standing, now),),
+        wake_at=None if waits else min(wakes),
+    )
 
 
 def _after(observed: RunObserved, seen: Look, ending: Ending, now: float) -> Decision:
     """The end is durable: nothing begins any more. Servers and unfinished Jobs go; records, candidates and logs stay."""
     made, shown = candidates(observed, seen.run, now)
-    actions: list[Action] = [*made, *without_baseline(observed), *leftovers(observed, None)]
+    actions: list[Action] = [*made, *without_baseline(observed), *leftovers(observed, ())]
     handled = {(a.kind, a.name) for a in actions if isinstance(a, Delete)}
     for kind, manifests in ((POD, observed.pods), (SECRET, observed.secrets)):
         for one in manifests:
@@ -186,6 +201,5 @@ def _ended(observed: RunObserved, ending: Ending) -> Tell:
 
 def _status(observed: RunObserved, seen: Look | None, standing: Standing, now: float) -> StatusOf:
     run = seen.run if seen is not None else None
-    begin = seen.begin if seen is not None and observed.ending is None else None
-    step = seen.step if seen is not None else None
-    return StatusOf(RUN, observed.manifest, run_status(observed, run, begin, step, standing, now))
+    running = seen.running if seen is not None and observed.ending is None else ()
+    return StatusOf(RUN, observed.manifest, run_status(observed, run, running, standing, now))

@@ -1,11 +1,14 @@
-"""The run as it is decided about: its records folded, with the step in flight as the ledger has it."""
+"""The run as it is decided about: its records folded, with the steps in flight as the ledger has them."""
 
 from dataclasses import dataclass
 
 from sartor_api.search.budget import Entry, Ledger
+from sartor_api.search.control import last_round
+from sartor_api.search.lanes import MEASURING
 from sartor_api.search.records import (
     FailureClass,
     RunSpec,
+    StepKind,
 )
 from sartor_api.search.snapshot import snapshot
 from sartor_api.search.state import RunState, fold
@@ -31,69 +34,100 @@ def run_spec(observed: RunObserved) -> RunSpec:
     synthesis = ServingSynthesis.model_validate(
         {"metadata": {"name": observed.prefix}, "spec": run.spec.snapshot.synthesis.to_dict()}
     )
-    accelerator = place.hardware.accelerator
+    accelerator, price = place.hardware.accelerator, place.hardware.price_per_hour
     return snapshot(
         synthesis,
         now=created.timestamp() if created else 0.0,
         model_folder="/model",
         platform=place.hardware.platform,
         accelerators=0 if accelerator is None else accelerator.count,
-        agents={"backend": place.agents.backend},
+        profile=place.agents,
+        price_per_hour=None if price is None else float(price.amount.number),
+        # Where a CPU is what is measured, a role's pod on the same node would disturb it.
+        exclusive=place.hardware.platform == "cpu",
     )
 
 
 @dataclass(frozen=True)
+class Flight:
+    """One step in flight: as it was begun, and where it stands."""
+
+    begin: StepBegin
+    step: Ended | Running
+
+
+@dataclass(frozen=True)
 class Look:
-    """The run as it is decided about: the state of the search and the step in flight."""
+    """The run as it is decided about: the state of the search and the steps in flight, in the order in which they began."""
 
     run: RunState
-    begin: StepBegin | None
-    step: Ended | Running | None
+    flights: tuple[Flight, ...]
+
+    @property
+    def ended(self) -> Flight | None:
+        """The first step that is over and has no record yet."""
+        return next((one for one in self.flights if isinstance(one.step, Ended)), None)
+
+    @property
+    def running(self) -> tuple[tuple[StepBegin, Running], ...]:
+        return tuple((one.begin, one.step) for one in self.flights if isinstance(one.step, Running))
 
 
 def look(observed: RunObserved, spec: RunSpec, now: float) -> Look:
-    """Fold the records, with the step in flight as the ledger has it. Raises `ValueError` for a history with a gap."""
+    """Fold the records, with the steps in flight as the ledger has them. Raises `ValueError` for a history with a gap."""
     known = {stored.record.id for stored in observed.records}
-    open_steps = [begin for begin in observed.steps if begin.id not in known]
-    begin = open_steps[0] if open_steps else None
-    step = progress(observed, begin, now) if begin is not None else None
-    if begin is not None and begin is not observed.steps[-1] and isinstance(step, Running):
+    flights = tuple(_flight(observed, spec, begin, now) for begin in observed.steps if begin.id not in known)
+    records = tuple(stored.record for stored in observed.records)
+    for flight in flights:
+        if _is_lost(observed, spec, flight.begin):
+            records = tuple(r for r in records if r.sequence < flight.begin.sequence)
+    latest = max((record.finished for record in records), default=0.0)
+    started = [f.step.started for f in flights if isinstance(f.step, Running) and f.step.started is not None]
+    run = fold(
+        spec,
+        records,
+        ledger=_ledger(observed, flights, now),
+        # The wall clock is the time in which steps ran: not while a human or a queue held the run.
+        session_started=min(now, *started) if started else max(latest, now),
+        finished=observed.ending.finished if observed.ending else None,
+        pending=[f.begin.sequence for f in flights],
+    )
+    ends = observed.run.spec.control.stop_after_round or _cannot_pay(observed, spec, run, flights)
+    return Look(last_round(run) if ends else run, flights)
+
+
+def _flight(observed: RunObserved, spec: RunSpec, begin: StepBegin, now: float) -> Flight:
+    step = progress(observed, begin, now)
+    if isinstance(step, Running) and _is_lost(observed, spec, begin):
         # Others were begun after it, so it had ended; only its record is gone.
         lost = failed(
             begin.step.value, "RecordLost", "the record of this step was deleted", FailureClass.INFRASTRUCTURE
         )
         step = Ended(lost, begin.begun, begin.begun)
-    records = tuple(stored.record for stored in observed.records)
-    if begin is not None:
-        records = tuple(r for r in records if r.sequence < begin.sequence)
-    latest = max((record.finished for record in records), default=0.0)
-    running = step.started if isinstance(step, Running) else None
-
-    def folded(by: RunSpec) -> RunState:
-        return fold(
-            by,
-            records,
-            ledger=_ledger(observed, begin, step, now),
-            # The wall clock is the time in which steps ran: not while a human or a queue held the run.
-            session_started=max(latest, now if running is None else min(now, running)),
-            finished=observed.ending.finished if observed.ending else None,
-        )
-
-    run = folded(spec if not observed.run.spec.control.stop_after_round else _last_round(spec, records))
-    between = begin is None and run.open_round is None and run.best is not None
-    if between and required(observed.intent, observed.place.hardware, spec, run) is not None:
-        run = folded(_last_round(spec, records))  # another round cannot pay; what was found is confirmed
-    return Look(run, begin, step)
+    return Flight(begin, step)
 
 
-def _last_round(spec: RunSpec, records: tuple[object, ...]) -> RunSpec:
-    rounds = max((getattr(record, "round", 0) for record in records), default=0)
-    return spec.model_copy(
-        update={"budget": spec.budget.model_copy(update={"rounds": min(spec.budget.rounds, rounds)})}
+def _is_lost(observed: RunObserved, spec: RunSpec, begin: StepBegin) -> bool:
+    """Whether a step was begun that is begun only after the end of this one."""
+
+    def follows(later: StepBegin) -> bool:
+        if spec.policy.parallelism == 1 or 0 in (later.round, begin.round) or later.round == begin.round:
+            return True
+        both_plan = later.step is begin.step is StepKind.PLAN
+        return both_plan or (later.step in MEASURING and begin.step in MEASURING)
+
+    return any(later.sequence > begin.sequence and follows(later) for later in observed.steps)
+
+
+def _cannot_pay(observed: RunObserved, spec: RunSpec, run: RunState, flights: tuple[Flight, ...]) -> bool:
+    """Whether another round cannot pay; what was found is confirmed then. Asked when a round may be opened."""
+    between = spec.policy.parallelism > 1 or not (flights or run.open_rounds)
+    return (
+        between and run.best is not None and required(observed.intent, observed.place.hardware, spec, run) is not None
     )
 
 
-def _ledger(observed: RunObserved, begin: StepBegin | None, step: Ended | Running | None, now: float) -> Ledger:
+def _ledger(observed: RunObserved, flights: tuple[Flight, ...], now: float) -> Ledger:
     begun = {one.id: one for one in observed.steps}
     entries: list[Entry] = []
     for stored in observed.records:
@@ -102,8 +136,9 @@ def _ledger(observed: RunObserved, begin: StepBegin | None, step: Ended | Runnin
         entries.append(
             Entry(id=record.id, begun=record.started, deadline=record.finished, reserved=reserved, settled=record.cost)
         )
-    if begin is not None:
-        settings, hardware = observed.place.settings, observed.place.hardware
+    settings, hardware = observed.place.settings, observed.place.hardware
+    for flight in flights:
+        begin, step = flight.begin, flight.step
         patience = begin.deadline_seconds + settings.grace_seconds
         if begin.step in JUDGED and not observed.of_step(observed.jobs, begin.id):
             patience += hardware.start_timeout.seconds + settings.build_seconds + settings.candidate_ready_seconds

@@ -45,6 +45,8 @@ SEAL_KEY = "key"
 
 M = TypeVar("M", bound=BaseModel)
 
+LONGEST_WORD = 4096
+
 _MOST_PARSED = 8192
 """Parts of runs that are kept parsed, a few kilobytes each: those of some hundred searches under way. Reading all steps of
 a run anew with each look was most of what a look cost."""
@@ -68,6 +70,8 @@ class RunObserved:
     superseded: bool = False
     wanted: ServingSynthesisSpec | None = None
     """The intent as it is now, where it is the one that this run is for: payback, delivery and so on may be others."""
+    word: str = ""
+    """A word of a human to the planner: `spec.control.message` of the run, else the annotation of run or synthesis."""
     queue_left: bool = False
     """The HardwareTarget does not name the queue any more in which this run's Jobs wait."""
     spec: RunSpec | None = None
@@ -164,6 +168,7 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
         suspended=wanted is not None and wanted.suspend,
         superseded=superseded,
         wanted=None if superseded else wanted,
+        word=run.spec.control.message or _annotated(manifest) or _annotated(synthesis if alive else None),
         queue_left=_queue_left(cache, snapshot),
         spec=specs[0][1] if specs else None,
         spec_name=names.child_name(run.spec.synthesis_ref.name, uid, names.SPEC),
@@ -181,6 +186,12 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
         candidates=children(CANDIDATE),
         damaged=tuple(damaged),
     )
+
+
+def _annotated(manifest: Manifest | None) -> str:
+    """The word that an annotation says, as long as one in `spec.control` may be."""
+    annotations = ((manifest or {}).get("metadata") or {}).get("annotations") or {}
+    return str(annotations.get(names.MESSAGE_ANNOTATION, ""))[:LONGEST_WORD]
 
 
 def decoded(secret: Manifest, key: str) -> str | None:

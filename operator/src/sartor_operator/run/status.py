@@ -3,15 +3,17 @@
 Numbers change with records and with steps that begin, never with time alone, so that an idle run is not written to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sartor_api.conditions import ConditionType, Reason
 from sartor_api.fields import Money
 from sartor_api.quantities import DecimalString, Duration
 from sartor_api.search.estimate import eta_seconds
+from sartor_api.search.reasons import MEANINGS
+from sartor_api.search.reasons import Reason as SearchReason
 from sartor_api.search.records import Cost, Measurement, Outcome, StepKind
-from sartor_api.search.rules import MEANINGS, Wait
-from sartor_api.search.rules import Reason as SearchReason
+from sartor_api.search.rules import Wait
 from sartor_api.search.state import RunState
 from sartor_api.synthesis_run import RunPhase, StepInFlight, SynthesisRunStatus
 from sartor_operator.conditions import SEARCH_REASONS, Wanted, conditions, done, held, stalled, working
@@ -20,7 +22,7 @@ from sartor_operator.pods.jobs import StepObjects, repository_url
 from sartor_operator.reasons import OperatorReason
 from sartor_operator.run.candidates import candidate_name
 from sartor_operator.run.observe import RunObserved
-from sartor_operator.run.steps import Ended, Running
+from sartor_operator.run.steps import Running
 from sartor_operator.shown import decimal, shown_baseline, shown_best, shown_cost, work_seconds
 from sartor_operator.times import at
 from sartor_operator.wire import Ending, StepBegin
@@ -44,10 +46,13 @@ class Standing:
     phase: RunPhase | None = None
 
     @classmethod
-    def at_work(cls, begin: StepBegin, step: Running) -> "Standing":
-        where = f"round {begin.round}: " if begin.round else ""
-        message = f"{where}{begin.step.value}: {step.message}"
-        return cls(message, tuple(working(step.reason, message)))
+    def at_work(cls, running: Sequence[tuple[StepBegin, Running]]) -> "Standing":
+        """The reason is that of the oldest step."""
+        message = "; ".join(
+            f"{f'round {begin.round}: ' if begin.round else ''}{begin.step.value}: {step.message}"
+            for begin, step in running
+        )
+        return cls(message, tuple(working(running[0][1].reason, message)))
 
     @classmethod
     def waiting(cls, run: RunState, wait: Wait) -> "Standing":
@@ -89,25 +94,24 @@ class Standing:
         return cls(message, tuple(done(reason, message)), phase)
 
 
-def phase_of(run: RunState | None, begin: StepBegin | None) -> RunPhase:
+def phase_of(run: RunState | None, begun: Sequence[StepBegin]) -> RunPhase:
     """The phase of a run that has not ended."""
-    if run is None or (run.baseline is None and begin is None):
+    if run is None or (run.baseline is None and not begun):
         return RunPhase.PENDING
     if run.baseline is None:
         return RunPhase.BASELINE
-    confirming = (begin is not None and begin.step is StepKind.CONFIRM) or bool(run.confirmations)
+    confirming = any(begin.step is StepKind.CONFIRM for begin in begun) or bool(run.confirmations)
     return RunPhase.CONFIRMING if confirming else RunPhase.ROUND
 
 
 def run_status(
     observed: RunObserved,
     run: RunState | None,
-    begin: StepBegin | None,
-    step: Ended | Running | None,
+    running: Sequence[tuple[StepBegin, Running]],
     standing: Standing,
     now: float,
 ) -> SynthesisRunStatus:
-    """The whole status. `begin` and `step` are the step in flight."""
+    """The whole status. `running` are the steps in flight, the oldest first."""
     before = observed.manifest.get("status") or {}
     generation = int(observed.manifest["metadata"].get("generation", 1))
     ending = observed.ending
@@ -122,7 +126,9 @@ def run_status(
     confirmed = winner.speedup if winner is not None else None
     if run is not None and winner is not None and winner.best_round is not None:
         best = next((c for c in run.kept if c.round == winner.best_round), best)
-    rounds = len(run.rounds) if run else 0
+    rounds = run.rounds_used if run else 0
+    flying = [_step(observed, begin, step) for begin, step in running]
+    reserved = sum((begin.reserve for begin, _ in running), Cost())
     meta = observed.manifest["metadata"]
     eta = None
     if run is not None and ending is None and standing.phase is None:
@@ -130,22 +136,23 @@ def run_status(
         eta = Duration.of(round(eta_seconds(run, run.session_started), -1))
     return SynthesisRunStatus(
         observed_generation=generation,
-        phase=standing.phase or phase_of(run, begin),
+        phase=standing.phase or phase_of(run, [begin for begin, _ in running]),
         message=standing.message[:4096],
         conditions=conditions(
             before.get("conditions", ()), [*standing.conditions, *_domain(run, ending)], generation=generation, now=now
         ),
         repository=repository_url(observed.place, meta["namespace"], meta["name"]),
         head=next((r.commit for r in reversed(observed.records) if r.commit), None),
-        round=begin.round if begin is not None and begin.round else rounds,
-        step=_step(observed, begin, step) if ending is None else None,
+        round=max((begin.round for begin, _ in running), default=0) or rounds,
+        step=flying[0] if flying else None,
+        beside=tuple(flying[1:]),
         baseline=shown_baseline(run.baseline, observed.place.image("baseline")) if run and run.baseline else None,
         best=shown_best(candidate_name(observed, best.round), best, confirmed) if best else None,
         spent=shown_cost(spent, rounds=rounds, seconds=work_seconds(run) if run else 0.0, currency=currency),
         reserved=shown_cost(
-            begin.reserve if begin else Cost(),
+            reserved,
             rounds=0,
-            seconds=begin.deadline_seconds if begin else 0,
+            seconds=max((begin.deadline_seconds for begin, _ in running), default=0),
             currency=currency,
         ),
         payback=payback(
@@ -167,10 +174,8 @@ def _amount(money: float) -> DecimalString:
     return decimal(money, 2)
 
 
-def _step(observed: RunObserved, begin: StepBegin | None, step: Ended | Running | None) -> StepInFlight | None:
-    if begin is None:
-        return None
-    running = step.started if isinstance(step, Running) else None
+def _step(observed: RunObserved, begin: StepBegin, step: Running) -> StepInFlight:
+    running = step.started
     return StepInFlight(
         id=begin.id,
         kind=_STEP_KIND.get(begin.step, begin.step.value),  # pyright: ignore[reportArgumentType] - checked by the model

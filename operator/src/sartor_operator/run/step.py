@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from sartor_api.conditions import Reason
 from sartor_api.search.budget import ZERO
-from sartor_api.search.estimate import ACCELERATED
+from sartor_api.search.estimate import held_cost
 from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import (
     Cost,
     FailureClass,
+    RunSpec,
     StepKind,
     StepRecord,
     StepResult,
@@ -26,7 +27,6 @@ from sartor_operator.pods.jobs import (
     step_labels,
 )
 from sartor_operator.pods.state import End
-from sartor_operator.run.observe import RunObserved
 from sartor_operator.wire import (
     StepBegin,
     StoredRecord,
@@ -96,10 +96,10 @@ def seed_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def record_of(observed: RunObserved, begin: StepBegin, ended: Ended, accelerators: int) -> StoredRecord:
-    """The record of a step that ended; accelerator time is booked by its duration."""
-    held = accelerators * (ended.finished - ended.started) if begin.step in ACCELERATED else 0.0
-    spent = ended.cost.model_copy(update={"accelerator_seconds": 0.0}) + Cost(accelerator_seconds=held)
+def record_of(begin: StepBegin, ended: Ended, spec: RunSpec) -> StoredRecord:
+    """The record of a step that ended; the hardware that it held is booked by its duration."""
+    used = ended.cost.model_copy(update={"accelerator_seconds": 0.0})
+    spent = used + held_cost(spec, begin.step, ended.finished - ended.started)
     record = StepRecord(
         id=begin.id,
         sequence=begin.sequence,

@@ -4,7 +4,6 @@ from sartor_api.search.decide import Begin, Finish
 from sartor_api.search.ending import end_record
 from sartor_api.search.records import (
     BaselineRecord,
-    Cost,
     Implementation,
     Measurement,
     StepKind,
@@ -49,7 +48,7 @@ def seal_secret(observed: RunObserved) -> CreateSecret:
 
 def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -> Action:
     """The step in the books. Everything else of it follows from this object."""
-    current = run.open_round
+    current = run.round(begin.round)
     under_test = None
     if begin.step in JUDGED:
         made = current.implementation if current is not None else None
@@ -59,7 +58,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
     seed = seed_of(observed.seal, begin.id) if begin.step in SEALED and observed.seal is not None else None
     step = StepBegin(
         id=begin.id,
-        sequence=len(run.records) + 1,
+        sequence=1 + max((known.sequence for known in (*run.records, *observed.steps)), default=0),
         step=begin.step,
         round=begin.round,
         attempt=begin.attempt,
@@ -75,10 +74,12 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         baseline=run.baseline,
         feedback=begin.feedback,
         branch=branch(begin.round) if begin.step in (StepKind.PLAN, StepKind.IMPLEMENT) else None,
-        message=observed.run.spec.control.message if begin.step is StepKind.PLAN else "",
+        directive=begin.directive,
+        message=observed.word if begin.step is StepKind.PLAN else "",
         records=tuple(
             RecordReference(id=r.record.id, commit=r.commit, digest=r.digest) for r in observed.records[-500:]
         ),
+        pending=pending_of(observed),
     )
     data: dict[str, object] = {STEP_KEY: step.model_dump_json(exclude_none=True)}
     if begin.step is StepKind.PLAN:
@@ -90,6 +91,12 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
     objects = StepObjects.of(observed.prefix, observed.uid, begin.id)
     texts = {key: str(text) for key, text in data.items()}
     return Create(config_map(observed.manifest, objects.step, names.STEP, texts, labels))
+
+
+def pending_of(observed: RunObserved) -> tuple[int, ...]:
+    """The numbers of the steps that have no record yet."""
+    known = {stored.record.id for stored in observed.records}
+    return tuple(step.sequence for step in observed.steps if step.id not in known)
 
 
 def _history(records: tuple[StoredRecord, ...]) -> str:
@@ -106,22 +113,12 @@ def _history(records: tuple[StoredRecord, ...]) -> str:
 
 
 def record_step(observed: RunObserved, seen: Look, begin: StepBegin, ended: Ended) -> Decision:
-    stored = _priced(observed, record_of(observed, begin, ended, seen.run.spec.accelerators))
+    stored = record_of(begin, ended, seen.run.spec)
     objects = StepObjects.of(observed.prefix, observed.uid, begin.id)
     labels = run_labels(observed) | {names.STEP_LABEL: names.step_label(begin.id)}
     made = Create(config_map(observed.manifest, objects.record, names.RECORD, {RECORD_KEY: stored}, labels))
     # Told first: killed between the two, it is told again under the same name, and never forgotten.
     return Decision((_told(observed, stored), made), rests_on=SERVES if stored.record.failure is not None else ())
-
-
-def _priced(observed: RunObserved, stored: StoredRecord) -> StoredRecord:
-    """The record with the price of the hardware that the step held."""
-    record, price = stored.record, observed.place.hardware.price_per_hour
-    if price is None or record.step not in SEALED:
-        return stored
-    hours = (record.finished - record.started) / 3600
-    cost = record.cost + Cost(money=round(hours * float(price.amount.number), 6))
-    return stored.model_copy(update={"record": record.model_copy(update={"cost": cost})})
 
 
 def _told(observed: RunObserved, stored: StoredRecord) -> Tell:

@@ -182,7 +182,7 @@ def planned(found: References) -> RunSpec:
         model_folder="/model",
         platform=found.target.spec.platform,
         accelerators=0 if accelerator is None else accelerator.count,
-        agents={"backend": agents_of(found.profile).backend},
+        profile=agents_of(found.profile),
     )
 
 

@@ -1,16 +1,14 @@
 """The playbook as a `Backend`: contexts in, `Plan` and `Implementation` out; planning and composing lie beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from sartor_agents.backends.playbook import facts
-from sartor_agents.backends.playbook.compose import ComposeError, Selection, Target, compose
-from sartor_agents.backends.playbook.planner import Move, Trial, propose
+from sartor_agents.backends.playbook.compose import ComposeError, Target, compose
+from sartor_agents.backends.playbook.directed import directed, selection_of
 from sartor_agents.backends.protocol import BackendError, ImplementContext, PlanContext, Usage
 from sartor_api.search.records import FailureClass, Implementation, Plan, RunSpec
-from sartor_api.search.records import Recipe as RecipeUse
-from sartor_api.search.state import Round
-from sartor_skills.catalog import CatalogError, Recipe, Scalar, load_catalog
+from sartor_skills.catalog import CatalogError, Recipe, load_catalog
 
 
 class PlaybookBackend:
@@ -18,13 +16,7 @@ class PlaybookBackend:
 
     def plan(self, context: PlanContext) -> Plan:
         recipes = _recipes(context.run, context.model_dir, context.skills_root)
-        trials = {round_.number: trial for round_, trial in _trials(context.rounds)}
-        base = _base(context, trials)
-        move = propose(list(trials.values()), base, recipes, cores=context.hardware.cores)
-        if move is None:
-            hypothesis = f"No recipe or parameter is left that promises a gain ({len(trials)} candidates were tried)."
-            return Plan(round=context.round, action="stop", hypothesis=hypothesis)
-        return _plan(context, move, base, trials)
+        return directed(context, recipes)
 
     def implement(self, context: ImplementContext) -> Implementation:
         if context.attempt > 1:
@@ -35,7 +27,7 @@ class PlaybookBackend:
                 FailureClass.CANDIDATE,
             )
         recipes = _recipes(context.run, context.model_dir, context.skills_root)
-        selection = _selection(context.plan.recipes)
+        selection = selection_of(context.plan.recipes)
         out = context.worktree / "stack"
         try:
             chosen = compose(selection, _target(context.run, context.model_dir), recipes, out)
@@ -76,82 +68,6 @@ def _recipes(run: RunSpec, model_dir: Path, skills_root: Path | None) -> Mapping
             FailureClass.INFRASTRUCTURE,
         )
     return recipes
-
-
-def _selection(uses: Sequence[RecipeUse]) -> Selection:
-    def scalar(value: object) -> Scalar:
-        assert isinstance(value, (str, int, float, bool))
-        return value
-
-    return Selection({use.name: {name: scalar(value) for name, value in use.parameters.items()} for use in uses})
-
-
-def _trials(rounds: Sequence[Round]) -> list[tuple[Round, Trial]]:
-    """The candidates that were judged, with the selection that each one changed."""
-    by_commit = {
-        round_.implementation.commit: _selection(round_.plan.recipes)
-        for round_ in rounds
-        if round_.plan is not None and round_.implementation is not None
-    }
-    return [
-        (
-            round_,
-            Trial(
-                _selection(round_.plan.recipes),
-                by_commit.get(round_.plan.parent) if round_.plan.parent else None,
-                round_.speedup.value if round_.speedup else None,
-            ),
-        )
-        for round_ in rounds
-        if round_.plan is not None and round_.plan.action == "build"
-    ]
-
-
-def _base(context: PlanContext, trials: Mapping[int, Trial]) -> Trial | None:
-    """What to climb from: the incumbent; before there is one, the fastest correct stack so far.
-
-    A stack slower than the baseline is never kept, but it is still the best ground for the next recipe.
-    """
-    if context.incumbent is not None:
-        return trials[context.incumbent]
-    measured = [trial for trial in trials.values() if trial.speedup is not None]
-    return max(measured, key=lambda trial: trial.speedup or 0.0, default=None)
-
-
-def _plan(context: PlanContext, move: Move, base: Trial | None, trials: Mapping[int, Trial]) -> Plan:
-    recipe = move.recipe
-    what = {
-        "start": f"Serve with {recipe.name}: {recipe.summary}",
-        "add": f"Add {recipe.name}: {recipe.summary}",
-        "swap": f"Use {recipe.name} {move.detail}: {recipe.summary}",
-        "tune": f"Set {move.detail} in {recipe.name}",
-    }[move.kind]
-    before = base.speedup if base and base.speedup else 1.0
-    floor = before * (1.0 + context.run.policy.minimum_effect)
-    parent = next(
-        (
-            round_.implementation.commit
-            for round_ in reversed(context.rounds)
-            if base is not None and trials.get(round_.number) == base and round_.implementation is not None
-        ),
-        None,
-    )
-    return Plan(
-        round=context.round,
-        action="build",
-        parent=parent,
-        hypothesis=what,
-        changes=(f"{move.kind} {recipe.name}" + (f" ({move.detail})" if move.detail else ""),),
-        evidence_active=recipe.active,
-        refuted_by=f"a speed-up over the baseline whose lower end is below {floor:.3f}",
-        forecast_speedup=before * move.gain,
-        threshold_speedup=floor,
-        recipes=tuple(
-            RecipeUse(name=name, parameters=dict(parameters))
-            for name, parameters in sorted(move.selection.recipes.items())
-        ),
-        skills_consulted=tuple(sorted({recipe.name, *move.selection.recipes})),
-    )
 
 
 def _target(run: RunSpec, model_dir: Path) -> Target:

@@ -22,20 +22,21 @@ UNTRIED_PARAMETER_GAIN = 1.02
 class Trial:
     """One candidate of this run: what it was made of and what the gates found.
 
-    `speedup` is over the baseline (dimensionless), or None when a gate rejected the candidate. `parent` is the selection
-    that it changed.
+    `speedup` is over the baseline (dimensionless), or None when a gate rejected the candidate, or while nobody knows yet
+    (`in_work`). `parent` is the selection that it changed.
     """
 
     selection: Selection
     parent: Selection | None
     speedup: float | None
+    in_work: bool = False
 
 
 @dataclass(frozen=True)
 class Move:
     """A change of the incumbent: `gain` is the expected ratio of the objective after ÷ before."""
 
-    kind: Literal["start", "add", "swap", "tune"]
+    kind: Literal["start", "add", "swap", "tune", "recombine"]
     selection: Selection
     recipe: Recipe
     gain: float
@@ -43,13 +44,51 @@ class Move:
 
 
 def propose(
-    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int
+    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int, wide: bool = False
 ) -> Move | None:
     """The most promising untried move, or None when nothing is left that could gain."""
+    return next(iter(ranked(trials, incumbent, recipes, cores=cores, wide=wide)), None)
+
+
+def ranked(
+    trials: Sequence[Trial], incumbent: Trial | None, recipes: Mapping[str, Recipe], *, cores: int, wide: bool = False
+) -> list[Move]:
+    """All untried moves that could gain, the most promising first.
+
+    `wide` is for a search that got stuck: moves that promise no gain by themselves count too, and those that change a recipe
+    come before those that set a parameter.
+    """
     moves = _starts(recipes, cores) if incumbent is None else _moves(incumbent.selection, trials, recipes, cores)
     tried = {trial.selection.key() for trial in trials}
-    fresh = [move for move in moves if move.selection.key() not in tried and (incumbent is None or move.gain > 1)]
-    return max(fresh, key=lambda move: move.gain, default=None)
+    fresh = [
+        move for move in moves if move.selection.key() not in tried and (incumbent is None or wide or move.gain > 1)
+    ]
+    return sorted(fresh, key=lambda move: (wide and move.kind == "tune", -move.gain))
+
+
+def recombine(base: Trial, partner: Trial, trials: Sequence[Trial], recipes: Mapping[str, Recipe]) -> Move | None:
+    """The base with what the partner has in other slots; then, one recipe at a time, with the partner's in the same slot."""
+    tried = {trial.selection.key() for trial in trials}
+    held = {recipes[name].slot for name in base.selection.recipes if name in recipes}
+    merged = base.selection
+    for name, parameters in partner.selection.recipes.items():
+        if name in recipes and recipes[name].slot not in held:
+            merged = merged.with_recipe(name, parameters)
+    children = [merged, *(taking(merged, name, one, recipes) for name, one in partner.selection.recipes.items())]
+    for child in children:
+        changed = next((n for n, values in child.recipes.items() if base.selection.recipes.get(n) != values), None)
+        if changed is not None and changed in recipes and child.key() not in tried:
+            return Move("recombine", child, recipes[changed], max(1.0, (partner.speedup or 1) / (base.speedup or 1)))
+    return None
+
+
+def taking(
+    selection: Selection, name: str, parameters: Mapping[str, Scalar], recipes: Mapping[str, Recipe]
+) -> Selection:
+    """The selection with this recipe, in place of what holds its slot."""
+    slot = recipes[name].slot if name in recipes else None
+    holder = next((n for n in selection.recipes if n != name and n in recipes and recipes[n].slot == slot), None)
+    return selection.with_recipe(name, parameters, without=holder if slot not in ("base", "library") else None)
 
 
 def _starts(recipes: Mapping[str, Recipe], cores: int) -> Iterable[Move]:
@@ -95,7 +134,9 @@ def _effect(recipe: Recipe, trials: Sequence[Trial]) -> float:
     logs: list[float] = []
     rejected = False
     for trial in trials:
-        if recipe.name not in trial.selection.recipes or trial.parent is None or recipe.name in trial.parent.recipes:
+        if trial.in_work or recipe.name not in trial.selection.recipes:
+            continue
+        if trial.parent is None or recipe.name in trial.parent.recipes:
             continue
         before = known.get(trial.parent.key())
         if trial.speedup is None:
@@ -127,7 +168,9 @@ def _lost(parameter: str, recipe: str, now: Scalar, value: Scalar, trials: Seque
     """Whether setting the parameter from `now` to `value` was measured somewhere in this run and did not pay."""
     known = {trial.selection.key(): trial.speedup for trial in trials}
     for trial in trials:
-        if trial.parent is None or trial.selection.recipes.get(recipe, {}).get(parameter) != value:
+        if trial.in_work or trial.parent is None:
+            continue
+        if trial.selection.recipes.get(recipe, {}).get(parameter) != value:
             continue
         if trial.parent.recipes.get(recipe, {}).get(parameter) != now:
             continue

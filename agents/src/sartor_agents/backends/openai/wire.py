@@ -1,0 +1,87 @@
+"""What both protocols share: the settings of a call, and an answer in a form that every endpoint takes back."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from sartor_agents.backends.conversation.messages import Answer, Call, Request
+
+Json = dict[str, Any]
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+UNNAMED = "invalid_name"
+LONGEST_STREAM = 8 << 20
+"""Characters of one answer, beyond which it is broken off."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """`cache_key` groups the calls that share a beginning, for providers that route by it."""
+
+    model: str
+    api: Literal["responses", "chatCompletions"] = "responses"
+    effort: str | None = None
+    cache_key: str = ""
+
+
+@dataclass(frozen=True)
+class Params:
+    """One request as the SDK takes it. `features` are the names in `errors.FEATURES` that are sent."""
+
+    settings: ModelSettings
+    request: Request
+    features: frozenset[str]
+
+    def wants(self, feature: str) -> bool:
+        return feature in self.features
+
+    @property
+    def schema_due(self) -> bool:
+        """Only where no tool can be called: some servers let a schema keep the model from calling any."""
+        free = not self.request.may_call or not self.request.tools
+        return free and self.request.schema is not None and self.wants("schema")
+
+
+def sendable(answer: Answer) -> Answer:
+    """The answer as it can be sent back to any endpoint.
+
+    Models write calls without a name, twice the same id, or arguments that are no JSON; services refuse a conversation in
+    which such a call stands, and templates of open models fall over it. The result of the call says what was wrong.
+    """
+    ids = [call.id for call in answer.calls]
+    sound = all(NAME.fullmatch(call.name) and call.id and _is_object(call.arguments) for call in answer.calls)
+    if sound and len(set(ids)) == len(ids):
+        return answer
+    mended = tuple(
+        Call(
+            id=call.id,
+            name=call.name if NAME.fullmatch(call.name) else UNNAMED,
+            arguments=call.arguments if _is_object(call.arguments) else json.dumps({"malformed": call.arguments[:200]}),
+        )
+        for call in answer.calls
+    )
+    return replace(answer, calls=mended, native=())
+
+
+def with_ids(calls: Sequence[Call], number: str) -> tuple[Call, ...]:
+    """The calls with ids that are there and differ; whoever sent them may have left them out or repeated one."""
+    ids = [call.id for call in calls]
+    if all(ids) and len(set(ids)) == len(ids):
+        return tuple(calls)
+    return tuple(replace(call, id=f"call_{number}_{place}") for place, call in enumerate(calls))
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def plain(value: Any) -> dict[str, JsonValue]:
+    """An SDK object as JSON, without what is absent."""
+    dumped: dict[str, JsonValue] = value.model_dump(mode="json", by_alias=True, exclude_none=True, warnings=False)
+    return dumped

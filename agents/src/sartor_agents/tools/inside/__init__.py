@@ -1,0 +1,1 @@
+"""Programs that tools run inside the sandbox. Each file is shown there alone: standard library only."""
