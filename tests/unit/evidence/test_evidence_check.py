@@ -18,7 +18,7 @@ from sartor_agents.evidence import archive, origin, signing
 from sartor_agents.evidence.check import check
 from sartor_agents.evidence.contents import read_contents
 from sartor_agents.evidence.errors import BundleUnreadableError
-from sartor_agents.evidence.history import HistoryError
+from sartor_agents.evidence.history import HistoryError, parse_tree
 from sartor_agents.evidence.statement import ENVELOPE, PROVENANCE
 from sartor_agents.measurement.samples import Sample
 from sartor_agents.run.repository import RunRepository
@@ -306,6 +306,27 @@ def empty_history(files: Files) -> Files:
     return {**files, "history.git": b""}
 
 
+def without(files: Files, words: bytes) -> Files:
+    """The proof without the objects that have these words in them."""
+    proof, objects, at = files["history.git"], list[bytes](), 0
+    while at < len(proof):
+        head = proof.index(b"\0", at) + 1
+        size = int(proof[at : head - 1].split()[1])
+        objects.append(proof[at : head + size])
+        at = head + size
+    left = [one for one in objects if words not in one]
+    assert len(left) < len(objects)
+    return {**files, "history.git": b"".join(left)}
+
+
+def hide_a_record(files: Files) -> Files:
+    return without(files, b'"step": "evaluate",\n "round": 1,')
+
+
+def hide_rounds(files: Files) -> Files:
+    return without(files, b"-evaluate-1.json\0")
+
+
 CONSISTENT: list[tuple[Callable[[Files], Files], str]] = [
     (drop_pair, "confirm-pairs"),
     (drop_first_pair_and_number_anew, "confirm-prompts"),
@@ -334,6 +355,8 @@ CONSISTENT: list[tuple[Callable[[Files], Files], str]] = [
     (odd_evaluator, "different versions of the evaluator"),
     (cut_history, "damaged"),
     (empty_history, "lacks the commit"),
+    (hide_a_record, "-evaluate-1.json, so it does not show all records"),
+    (hide_rounds, "lacks the tree"),
 ]
 
 
@@ -343,6 +366,13 @@ def test_a_consistent_change_is_found_and_named(world: World, tamper: Callable[[
     assert edited != world.files
     said = failures(resealed(edited))
     assert any(words in one for one in said), said
+
+
+def test_a_tree_whose_modes_are_not_as_git_writes_them_is_refused_for_it_would_hide_a_folder() -> None:
+    entry = b"rounds\0" + bytes(20)
+    assert parse_tree(b"40000 " + entry)["rounds"].folder
+    with pytest.raises(HistoryError, match="damaged"):
+        parse_tree(b"040000 " + entry)
 
 
 # --- the archive -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ LONGEST = 200_000
 
 _HEAD = re.compile(rb"(commit|tree|blob) (0|[1-9][0-9]{0,9})\x00")
 _NAME = re.compile(r"[0-9a-f]{40}")
+_FOLDER = b"40000"
+_MODES = {_FOLDER, b"100644", b"100755", b"120000", b"160000"}
+"""As git writes them; in another spelling a folder of records would not be seen to be one."""
 
 
 class HistoryError(EvidenceError):
@@ -41,6 +44,14 @@ class Commit:
     tree: str
     parents: tuple[str, ...]
     time: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a tree says of one of its names: the object behind it, and whether that is a folder."""
+
+    name: str
+    folder: bool
 
 
 def object_name(kind: str, content: bytes) -> str:
@@ -70,9 +81,9 @@ def collect(source: ObjectSource, tip: str, paths: Mapping[str, Iterable[str]]) 
                 entry = parse_tree(take(tree)).get(part)
                 if entry is None:
                     break
-                tree = entry
+                tree = entry.name
                 if number == len(parts) - 1:
-                    take(entry)
+                    take(tree)
         at = commit.parents[0] if commit.parents else None
     return b"".join(
         b"%s %d\x00" % (kind.encode(), len(content)) + content for _, (kind, content) in sorted(objects.items())
@@ -123,28 +134,26 @@ class History:
             entry = parse_tree(self._content(tree, "tree")).get(folder)
             if entry is None:
                 return None
-            tree = entry
+            tree = entry.name
         entry = parse_tree(self._content(tree, "tree")).get(last)
-        return None if entry is None else self._content(entry, "blob")
+        return None if entry is None else self._content(entry.name, "blob")
 
     def paths(self, commit: Commit, folders: Iterable[str]) -> list[str]:
-        """All files of a commit below these folders, by path. Raises `HistoryError` where a tree is missing."""
+        """All files of a commit below these folders, by path, whether or not the proof holds them as well: the trees name
+        them. Raises `HistoryError` where a tree is missing."""
         found: list[str] = []
 
         def walk(tree: str, prefix: str) -> None:
             for name, entry in sorted(parse_tree(self._content(tree, "tree")).items()):
-                kind = self._objects.get(entry, ("missing", b""))[0]
-                if kind == "tree":
-                    walk(entry, f"{prefix}{name}/")
-                elif kind == "blob":
-                    found.append(prefix + name)
+                if entry.folder:
+                    walk(entry.name, f"{prefix}{name}/")
                 else:
-                    raise HistoryError(f"history.git lacks {prefix}{name}, so it does not show all records of the run")
+                    found.append(prefix + name)
 
         root = parse_tree(self._content(commit.tree, "tree"))
         for folder in folders:
             if folder in root:
-                walk(root[folder], f"{folder}/")
+                walk(root[folder].name, f"{folder}/")
         return found
 
     def has_file(self, commit: Commit, path: str) -> bool:
@@ -174,14 +183,15 @@ def parse_commit(name: str, content: bytes) -> Commit:
     return Commit(name, tree, tuple(parents), time)
 
 
-def parse_tree(content: bytes) -> dict[str, str]:
-    """Names of the entries of a tree object and of the objects behind them. Raises `HistoryError`."""
-    entries: dict[str, str] = {}
+def parse_tree(content: bytes) -> dict[str, Entry]:
+    """The entries of a tree object by name. Raises `HistoryError`."""
+    entries: dict[str, Entry] = {}
     at = 0
     while at < len(content):
         space, end = content.find(b" ", at), content.find(b"\x00", at)
-        if not at < space < end or end + 21 > len(content):
+        if not at < space < end or end + 21 > len(content) or content[at:space] not in _MODES:
             raise HistoryError("a tree of history.git is damaged")
-        entries[content[space + 1 : end].decode(errors="surrogateescape")] = content[end + 1 : end + 21].hex()
+        name = content[space + 1 : end].decode(errors="surrogateescape")
+        entries[name] = Entry(content[end + 1 : end + 21].hex(), folder=content[at:space] == _FOLDER)
         at = end + 21
     return entries

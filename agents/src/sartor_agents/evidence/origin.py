@@ -14,7 +14,7 @@ from sartor_agents.evidence.history import Commit, History, HistoryError
 from sartor_agents.evidence.signing import SignatureError
 from sartor_agents.evidence.statement import ENVELOPE, PROVENANCE
 from sartor_agents.run.content import content_hash
-from sartor_agents.run.repository import record_path
+from sartor_agents.run.repository import RECORD_FOLDERS, is_record, record_path
 from sartor_agents.run.seals import KEY_COMMITMENT, seed_of, seed_path
 from sartor_api.search.records import Implementation, SeedCommitment, StepKind, StepRecord
 
@@ -169,13 +169,16 @@ def _commits_to(content: bytes | None, seed: SeedCommitment) -> bool:
 
 
 def all_records(history: History, tip: Commit) -> list[StepRecord]:
-    """Every record of the run at a commit, in order. Raises `HistoryError` when one is missing from the proof or damaged."""
+    """Every record of the run at a commit, in order. Raises `HistoryError` when one is missing from the proof or damaged.
+
+    The pages that are rendered from the records stand among them; they prove nothing, so the proof does without them.
+    """
     found: list[StepRecord] = []
-    for path in history.paths(tip, ("baseline", "rounds", "confirm")):
-        content = history.file(tip, path)
-        assert content is not None, "the path was listed"
+    for path in filter(is_record, history.paths(tip, RECORD_FOLDERS)):
+        if not history.has_file(tip, path):
+            raise HistoryError(f"history.git lacks {path}, so it does not show all records of the run")
         try:
-            found.append(StepRecord.model_validate_json(content))
+            found.append(StepRecord.model_validate_json(history.file(tip, path) or b""))
         except ValueError:
             raise HistoryError(f"{path} of the run's repository is no record") from None
     return sorted(found, key=lambda record: record.sequence)

@@ -66,6 +66,15 @@ class StoredRun:
         )
 
 
+RECORD_FOLDERS = ("baseline", "rounds", "confirm")
+"""The folders of `main` that hold records, pages in words among them."""
+
+
+def is_record(path: str) -> bool:
+    """Whether a file of `main` is a record."""
+    return path.endswith(".json") and path.split("/")[0] in RECORD_FOLDERS
+
+
 def record_path(record: StepRecord) -> str:
     """Where a record stands: by round, then step, attempt and execution, so names sort in the order of work."""
     if record.round == 0:
@@ -223,11 +232,7 @@ class RunRepository:
         for needed in ("run.json", "ledger.json"):
             if needed not in files:
                 raise _DamageError(f"{needed} is missing on {MAIN}")
-        records = [
-            _parse(StepRecord, path, data)
-            for path, data in files.items()
-            if path.endswith(".json") and path.split("/")[0] in ("rounds", "baseline", "confirm")
-        ]
+        records = [_parse(StepRecord, path, data) for path, data in files.items() if is_record(path)]
         ledger = _parse(Ledger, "ledger.json", files["ledger.json"])
         known = {entry.id for entry in ledger.entries}
         if strange := [record.id for record in records if record.id not in known]:
