@@ -18,9 +18,16 @@ from sartor_agents.baselines.environment import existing_environment
 from sartor_agents.baselines.find import engine_folders
 from sartor_agents.baselines.grid import grid
 from sartor_agents.checkpoints import SyntheticSource, cache_folder, resolve
+from sartor_agents.judge.gate import judge
 from sartor_agents.judge.verify import verifier
 from sartor_agents.measurement.evaluation import evaluate
-from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, ScenarioSpec
+from sartor_agents.measurement.messages import (
+    Endpoint,
+    EvaluateRequest,
+    EvaluateResponse,
+    JudgeRequest,
+    ScenarioSpec,
+)
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.roles.judge import open_reference
 from sartor_agents.run.candidates import build, server_spec
@@ -34,6 +41,10 @@ Load = TypeVar("Load", str, int)
 
 MODELS = {"52m": ("llama", "52m"), "500m": ("qwen3", "500m")}
 """Architecture and size of the chain checkpoints that the bars are stated for."""
+
+JUDGED = 12
+"""Answers that the judge compares, as in a quick run."""
+JUDGING_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,9 @@ class Workbench:
     def paired(
         self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy
     ) -> EvaluateResponse:
-        """Interleaved windows of both; answers of the windows are checked against the reference."""
+        """The judge first, as in a run: what does not pass is not timed. Then interleaved windows of both, whose answers
+        are checked against the reference too."""
+        self._judge(candidate, baseline, scenario)
         response = self._evaluate(
             EvaluateRequest(
                 mode="paired", candidate=_endpoint(candidate), baseline=_endpoint(baseline),
@@ -137,6 +150,20 @@ class Workbench:
         if response.measurement is None:
             raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
         return response
+
+    def _judge(self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec) -> None:
+        request = JudgeRequest(
+            candidate=_endpoint(candidate), baseline=_endpoint(baseline), model_dir=self.model_dir, scenario=scenario,
+            seed=secrets.token_hex(32), output_dir=self._samples(), samples=JUDGED, wall_clock=JUDGING_SECONDS,
+        )  # fmt: skip
+        response = uvloop.run(judge(request, open_reference=open_reference))
+        for check in response.checks:
+            print(
+                f"  judge: {check.name:22} {check.reason.value:14} {check.seconds:6.2f} s  {check.message}", flush=True
+            )
+        if not response.judgement.passed:
+            failed = [f"{v.gate}: {v.reason}: {v.message}" for v in response.judgement.verdicts if not v.passed]
+            raise SystemExit(f"the candidate does not pass the judge: {'; '.join(failed)}")
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateResponse:
         return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=_say))

@@ -49,6 +49,7 @@ class Behaviour:
     hand_over_to: str | None = None  # URL
     dies_after: int | None = None  # generations, after which it refuses everything
     logprobs: bool = True  # else 400 to who asks for them
+    logprobs_of_every_prompt: bool = True  # else answers to `left_bare` prompts come without
     logprobs_by_id: bool = True  # names tokens by id where that is asked for
     logprob_error: float = 0.0  # nats, up and down in turn
     coarse_logits: bool = False  # in steps of 2⁻⁷, as rounding to bfloat16 makes them
@@ -252,7 +253,8 @@ class FakeServer:
         seconds = behaviour.token_seconds
         if "prediction" in body and behaviour.predicted_token_seconds is not None:
             seconds = behaviour.predicted_token_seconds
-        reports = self.reports(body, answer) if body.get("logprobs") is not None else None
+        bare = not behaviour.logprobs_of_every_prompt and left_bare(str(body.get("prompt")))
+        reports = self.reports(body, answer) if body.get("logprobs") is not None and not bare else None
         if reports is not None:
             seconds += behaviour.logprob_seconds
             self.asked_for_logprobs = True
@@ -334,6 +336,11 @@ def likely(facts: ChainFacts, before: int, *, tied: bool = False) -> list[tuple[
     others = [facts.first_word + (best - facts.first_word + step) % words for step in (7, *range(1, 7), *range(8, 16))]
     logprobs = [-0.701 if tied else -4.7, *(-7.0 - 0.1 * step for step in range(14))]
     return [(best, -0.7), *zip(others, logprobs, strict=True)]
+
+
+def left_bare(prompt: str) -> bool:
+    """Half of all prompts."""
+    return sum(prompt.encode()) % 2 == 1
 
 
 def _prompt(body: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from chain_reference import ChainReference
-from fake_servers import Behaviour, likely, serving
+from fake_servers import Behaviour, left_bare, likely, serving
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.judge.accuracy import check_answer, same_answer
@@ -250,6 +251,17 @@ def test_an_endpoint_without_log_probabilities_may_be_judged_by_its_text(chain_m
     response = run_judge(chain_model, tmp_path, Behaviour(logprobs=False), logprobs="ifOffered")
     assert response.judgement.passed and response.logprob_distance is None
     assert "judged by its text alone" in next(c.message for c in response.checks if c.name == "logprobs")
+
+
+def test_answers_that_come_without_log_probabilities_are_counted_and_one_of_them_is_shown(
+    chain_model: Path, tmp_path: Path
+) -> None:
+    response = run_judge(chain_model, tmp_path, Behaviour(logprobs_of_every_prompt=False))
+    verdict = response.judgement.verdicts[0]
+    assert verdict.reason == Reason.LOGPROBS_REFUSED.value
+    bare, asked = map(int, re.findall(r"(\d+) of (\d+) answers have no log-probabilities", verdict.message)[0])
+    assert 0 < bare < asked
+    assert left_bare(verdict.evidence["reproduce"]["prompt"])
 
 
 def test_spelled_tokens_are_compared_as_far_as_they_go(chain_model: Path, tmp_path: Path) -> None:

@@ -90,12 +90,14 @@ async def logprob_divergence(bench: Bench, *, window: int = _WINDOW) -> Check:
         a, b = texts[id(one.request)], texts[id(other.request)]
         if not bench.same(request, a.text, b.text):
             return await _changed(bench, request, a, b)
-    try:
-        checked = [_reports(bench, other, texts[id(other.request)].text) for _, other in whole]
-    except LogprobError as error:
-        return _inconsistent(bench, asked[0], str(error))
-    if not all(one.reports for one in checked):
-        return _nothing(bench, asked[0], "not all answers have `logprobs`")
+    checked: list[Reported] = []
+    for _, other in whole:
+        try:
+            checked.append(_reports(bench, other, texts[id(other.request)].text))
+        except LogprobError as error:
+            return _inconsistent(bench, other.request, str(error))
+    if bare := [one.request for one in checked if not one.reports]:
+        return _nothing(bench, bare[0], f"{len(bare)} of {len(checked)} answers have no log-probabilities")
     bench.coarse = rounded_logits([report for one in checked for report in one.reports])
     for one in checked:
         bench.divergence += _distance(bench, one, coarse=bench.coarse)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sartor_agents.measurement.client import LoadClient, Sent, UnreachableError, discover_model, healthy
+from sartor_agents.measurement.client import LoadClient, Sent
+from sartor_agents.measurement.connect import NotUpError, connect
 from sartor_agents.measurement.handover import HandoverWatch
 from sartor_agents.measurement.messages import Endpoint, FailureClass, JudgeRequest, Reason
 from sartor_agents.measurement.progress import Progress
@@ -84,10 +85,10 @@ class Bench:
     async def open(cls, request: JudgeRequest, open_reference: OpenReference, progress: Progress) -> "Bench":
         """Connect, and load the reference. Raises `ScenarioError` or `JudgingError`."""
         scenario, counter = open_scenario(request.scenario, request.model_dir, request.seed, trace=request.trace)
-        client = await _connect(request, request.candidate, counter, candidate=True)
+        client = await _connect(request, request.candidate, "candidate", counter)
         baseline = watch = None
         if request.baseline is not None:
-            baseline = await _connect(request, request.baseline, counter, candidate=False)
+            baseline = await _connect(request, request.baseline, "baseline", counter)
             watch = HandoverWatch(baseline)
             await watch.begin()
         progress("reference", message="loading the reference")
@@ -229,20 +230,8 @@ async def load(client: LoadClient, requests: Sequence[GenerationRequest], concur
     )
 
 
-async def _connect(request: JudgeRequest, endpoint: Endpoint, counter: TokenCounter, *, candidate: bool) -> LoadClient:
-    name = "candidate" if candidate else "baseline"
+async def _connect(request: JudgeRequest, endpoint: Endpoint, name: str, counter: TokenCounter) -> LoadClient:
     try:
-        if not await healthy(endpoint):
-            raise UnreachableError(f"{endpoint.url}/health does not answer 200")
-        model = await discover_model(endpoint)
-    except UnreachableError as error:
-        reason = Reason.CANDIDATE_UNREACHABLE if candidate else Reason.BASELINE_UNREACHABLE
-        blamed = FailureClass.CANDIDATE if candidate else FailureClass.INFRASTRUCTURE
-        raise JudgingError(reason, blamed, f"the {name} is not up: {error}") from None
-    return LoadClient(
-        endpoint.model_copy(update={"name": name}),
-        model=model,
-        counter=counter,
-        request_timeout=request.request_timeout,
-        stall_timeout=request.stall_timeout,
-    )
+        return await connect(endpoint, name, counter, request)
+    except NotUpError as error:
+        raise JudgingError(error.reason, error.failure_class, str(error)) from None

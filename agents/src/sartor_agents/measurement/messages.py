@@ -90,7 +90,7 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.OUTPUT_TOO_SHORT: "An answer had fewer tokens than the request fixed.",
     Reason.ANSWER_MISLABELLED: "An answer is longer than `max_tokens`, or gives a `finish_reason` that cannot be true.",
     Reason.TIES_TOO_FREQUENT: "More tokens differ from the reference at its near-ties than rounding explains.",
-    Reason.LOGPROBS_REFUSED: "The server does not report log-probabilities, so its numbers cannot be checked.",
+    Reason.LOGPROBS_REFUSED: "An answer came without the log-probabilities asked for, so its numbers cannot be checked.",
     Reason.LOGPROBS_HANDED_OVER: "Requests with `logprobs` were served by the baseline, not by the candidate.",
     Reason.LOGPROBS_INCONSISTENT: "The reported log-probabilities do not belong to the answer, or are no probabilities.",
     Reason.LOGPROBS_DIVERGED: "Log-probabilities are further from the reference than rounding explains.",

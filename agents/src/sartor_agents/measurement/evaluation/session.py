@@ -1,15 +1,14 @@
 """What one measurement works with: both servers, the scenario's requests, the clock, where samples go."""
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sartor_agents.measurement.accelerators import open_accelerators
-from sartor_agents.measurement.client import LoadClient, UnreachableError, discover_model, healthy
+from sartor_agents.measurement.client import LoadClient
+from sartor_agents.measurement.connect import NotUpError, connect
 from sartor_agents.measurement.handover import HandoverWatch
-from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, FailureClass, Reason
+from sartor_agents.measurement.messages import Endpoint, EvaluateRequest
 from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.progress import Progress
@@ -22,7 +21,6 @@ from sartor_agents.measurement.windows import WindowRun, WindowRunner
 from sartor_agents.scenarios import Scenario, open_scenario
 from sartor_api.search.records import Peak
 
-_POLL = 0.25
 _VERIFY_SHARE = 0.15  # of the wall clock, kept for checking answers after the last window
 
 
@@ -113,27 +111,7 @@ class Session:
 
 
 async def _connect(endpoint: Endpoint, name: str, counter: TokenCounter, policy: MeasurementPolicy) -> LoadClient:
-    candidate = name == "candidate"
-    reason = Reason.CANDIDATE_UNREACHABLE if candidate else Reason.BASELINE_UNREACHABLE
-    blamed = FailureClass.CANDIDATE if candidate else FailureClass.INFRASTRUCTURE
     try:
-        await _wait(endpoint, policy.startup_seconds)
-        model = await discover_model(endpoint)
-    except UnreachableError as error:
-        raise MeasurementFailure(reason, blamed, f"the {name} is not up: {error}") from None
-    return LoadClient(
-        endpoint.model_copy(update={"name": name}),
-        model=model,
-        counter=counter,
-        request_timeout=policy.request_timeout,
-        stall_timeout=policy.stall_timeout,
-    )
-
-
-async def _wait(endpoint: Endpoint, seconds: float) -> None:
-    """Wait until /health answers 200: a server that is slow to start is not slow to answer. Raises `UnreachableError`."""
-    limit = time.monotonic() + seconds
-    while not await healthy(endpoint):
-        if time.monotonic() >= limit:
-            raise UnreachableError(f"{endpoint.url}/health has not answered 200 for {seconds:g} s")
-        await asyncio.sleep(min(_POLL, max(0.0, limit - time.monotonic())))
+        return await connect(endpoint, name, counter, policy, startup=policy.startup_seconds)
+    except NotUpError as error:
+        raise MeasurementFailure(error.reason, error.failure_class, str(error)) from None
