@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from sartor_agents.run.local import with_death
+from sartor_agents.run.deaths import with_death
 from sartor_agents.run.servers import RunningServer
 from sartor_api.search.records import FailureClass, Judgement, Verdict
 

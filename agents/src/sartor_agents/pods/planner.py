@@ -4,20 +4,17 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from sartor_agents.backends.protocol import PlanContext
-from sartor_agents.memory.brief import brief
 from sartor_agents.memory.files import memory_files
 from sartor_agents.pods.contract import ContractError, Pod, first_problem
 from sartor_agents.pods.records import MAIN, Answer, as_file, earlier, store
 from sartor_agents.pods.remote import Remote, RemoteError
 from sartor_agents.pods.tools import Tools, cost, serving_hardware
 from sartor_agents.roles.messages import PlanRequest, PlanResponse
+from sartor_agents.run.contexts import plan_context
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.repository import record_path
 from sartor_api.search import plans
 from sartor_api.search.budget import Ledger
-from sartor_api.search.directive import Directive
-from sartor_api.search.issues import issues
 from sartor_api.search.records import FailureClass, StepRecord
 from sartor_api.search.state import RunState, fold
 from sartor_api.search.wire import StepReport, failed
@@ -44,24 +41,13 @@ def plan(pod: Pod, tools: Tools, state: RunState) -> Answer:
     begin, spec = pod.begin, pod.spec
     if state.baseline is None:
         raise ContractError(f"SARTOR_RECORDS_FILE has no baseline, and step {begin.id} plans on top of one")
-    directive = begin.directive or Directive()
-    context = PlanContext(
-        run=spec,
-        round=begin.round,
+    context = plan_context(
+        state,
+        begin,
         model_dir=configuration_copy(pod.model, pod.work / "model"),
         hardware=serving_hardware(spec, begin.baseline or state.baseline, tools.hardware()),
         baseline=begin.baseline or state.baseline,
-        rounds=state.closed_rounds,
-        in_work=tuple(one for one in state.open_rounds if one.number != begin.round),
-        incumbent=state.best.round if state.best else None,
-        head=state.head,
         skills_root=library_root() if spec.skills else None,
-        roadmap=brief(state, directive, message=begin.message),
-        directive=directive,
-        issues=issues(state),
-        message=begin.message,
-        refused=tuple(state.retried(begin.step, begin.round, begin.attempt)),
-        allowance=begin.reserve,
     )
     request = PlanRequest(backend=str(spec.agents.get("backend", "playbook")), context=context)
     response = tools.ask(pod, "planner", request, PlanResponse)

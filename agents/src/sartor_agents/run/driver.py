@@ -17,29 +17,16 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from sartor_agents.memory.files import memory_files
-from sartor_agents.run import events, notes
+from sartor_agents.run import events, notes, telling
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.workers import Workers
 from sartor_api.search.budget import Ledger
 from sartor_api.search.control import Control, last_round
 from sartor_api.search.decide import Begin, Cancel, Finish, Wait, decide
 from sartor_api.search.ending import end_record
-from sartor_api.search.estimate import eta_seconds, held_cost, step_seconds
-from sartor_api.search.records import (
-    Cost,
-    FailureClass,
-    Finished,
-    Judgement,
-    Measurement,
-    Plan,
-    Speedup,
-    StepKind,
-    StepRecord,
-    StepResult,
-    Verdict,
-)
-from sartor_api.search.spending import standing
-from sartor_api.search.state import Round, RunState, fold
+from sartor_api.search.estimate import held_cost
+from sartor_api.search.records import Cost, FailureClass, Finished, StepKind, StepRecord, StepResult, Verdict
+from sartor_api.search.state import RunState, fold
 
 Emit = Callable[[events.Event], None]
 
@@ -160,21 +147,8 @@ class Driver:
     def drive(self) -> Finished:
         """Until the run has finished. Raises what ends a session; what was recorded is whole whatever is raised."""
         now = self._clock.now()
-        self._emit(
-            events.Started(
-                at=now,
-                name=self.run.spec.name,
-                scenario=self.run.spec.scenario,
-                run=str(self._repository.path.parent),
-                resumed=self._resumed,
-                rounds=self.run.spec.budget.rounds,
-                eta_seconds=eta_seconds(self.run, now),
-                left_seconds=self._left(now),
-                step_seconds={kind: step_seconds(self.run, kind) for kind in StepKind},
-                past=tuple(_past(closed) for closed in self.run.closed_rounds),
-                best=self.run.best.speedup if self.run.best else None,
-            )
-        )
+        folder = str(self._repository.path.parent)
+        self._emit(telling.started(self.run, now, folder=folder, resumed=self._resumed))
         if self.run.ledger.in_flight:
             # Whoever began them is gone (we hold the lock), and what they spent is unknown.
             self._save_ledger(self.run.ledger.abandon_open(), "A step was lost when the run was interrupted")
@@ -230,15 +204,6 @@ class Driver:
         self._hopeless = found.forbids
         self._emit(events.Payback(at=self._clock.now(), message=found.message, ends=found.forbids))
 
-    def _left(self, now: float) -> float:
-        return self.run.spec.budget.wall_clock_seconds - self.run.elapsed(now)
-
-    def _budgets(self) -> tuple[events.Budgeted, ...]:
-        return tuple(
-            events.Budgeted(name=one.name, spent=one.spent, reserved=one.reserved, limit=one.limit, unit=one.unit)
-            for one in standing(self.run)
-        )
-
     def _refold(
         self, ledger: Ledger, *, record: StepRecord | None = None, finished: Finished | None = None
     ) -> RunState:
@@ -264,20 +229,7 @@ class Driver:
         if begin.message:
             files[f"steering/{begin.id.replace('/', '-')}.txt"] = begin.message + "\n"
         self._save_ledger(ledger, f"Begin {begin.id}", files)
-        self._emit(
-            events.StepStarted(
-                at=started,
-                id=begin.id,
-                step=begin.step,
-                round=begin.round,
-                attempt=begin.attempt,
-                reason=begin.reason.value,
-                expected_seconds=step_seconds(self.run, begin.step),
-                eta_seconds=eta_seconds(self.run, started),
-                left_seconds=self._left(started),
-                budgets=self._budgets(),
-            )
-        )
+        self._emit(telling.step_started(self.run, begin, started))
 
         def progress(message: str) -> None:
             self._emit(
@@ -315,74 +267,13 @@ class Driver:
         after = self._refold(ledger, record=record)
         self._repository.save_record(record, ledger, memory_files(after), notes.subject(record))
         self.run = after
-        self._tell(record)
+        for told in telling.recorded(record):
+            self._emit(told)
         for closed in after.closed_rounds:
             if closed.number not in before:
                 self._report(after)
-                now = self._clock.now()
-                self._emit(
-                    events.RoundClosed(
-                        at=now,
-                        round=closed.number,
-                        kept=closed.kept,
-                        speedup=closed.speedup,
-                        best_round=after.best.round if after.best else None,
-                        best_speedup=after.best.speedup if after.best else None,
-                        eta_seconds=eta_seconds(after, now),
-                        left_seconds=self._left(now),
-                        budgets=self._budgets(),
-                    )
-                )
+                self._emit(telling.round_closed(after, closed, self._clock.now()))
                 self._tell_worth()
-
-    def _tell(self, record: StepRecord) -> None:
-        failure, at = record.failure, record.finished
-        match record.result:
-            case Plan() as plan:
-                self._emit(
-                    events.Planned(
-                        at=at,
-                        round=record.round,
-                        action=plan.action,
-                        hypothesis=plan.hypothesis,
-                        forecast_speedup=plan.forecast_speedup,
-                    )
-                )
-            case Judgement() as judgement:
-                for v in judgement.verdicts:
-                    self._emit(
-                        events.Judged(
-                            at=at,
-                            round=record.round,
-                            gate=v.gate,
-                            passed=v.passed,
-                            reason=v.reason,
-                            message=v.message,
-                        )
-                    )
-            case Measurement(speedup=Speedup() as speedup):
-                self._emit(
-                    events.Measured(
-                        at=at,
-                        round=record.round,
-                        speedup=speedup,
-                        confirmation=record.step is StepKind.CONFIRM,
-                    )
-                )
-            case _:
-                pass
-        self._emit(
-            events.StepEnded(
-                at=at,
-                id=record.id,
-                step=record.step,
-                round=record.round,
-                seconds=record.finished - record.started,
-                failure_class=failure.failure_class if failure else None,
-                reason=failure.reason if failure else "",
-                message=failure.message if failure else "",
-            )
-        )
 
     def _finish(self, finish: Finish) -> Finished:
         now = self._clock.now()
@@ -395,33 +286,8 @@ class Driver:
             self._repository.save_finished(finished)
             self.run = self._refold(self.run.ledger, finished=finished)
         report = self._report(self.run)
-        speedup = finished.speedup
-        self._emit(
-            events.RunFinished(
-                at=now,
-                outcome=finished.outcome,
-                reason=finished.reason,
-                message=finished.message,
-                speedup=events.FinishedSpeedup(value=speedup.value, low=speedup.low, high=speedup.high, n=speedup.n)
-                if speedup
-                else None,
-                stack=stack,
-                evidence=evidence,
-                report=report,
-                seconds=self.run.elapsed(now),
-            )
-        )
+        self._emit(telling.finished(self.run, finished, now, stack=stack, evidence=evidence, report=report))
         return finished
-
-
-def _past(closed: Round) -> events.PastRound:
-    return events.PastRound(
-        round=closed.number,
-        hypothesis=closed.plan.hypothesis if closed.plan else "",
-        kept=closed.kept,
-        speedup=closed.speedup,
-        failure=closed.failure.reason if closed.failure else "",
-    )
 
 
 def failed(gate: str, reason: str, message: str, failure_class: FailureClass) -> StepOutcome:

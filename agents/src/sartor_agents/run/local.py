@@ -7,19 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, PlanContext, Usage
-from sartor_agents.measurement.messages import (
-    Endpoint,
-    EvaluateRequest,
-    EvaluateResponse,
-    JudgeRequest,
-    JudgeResponse,
-    Reason,
-)
-from sartor_agents.memory.brief import brief
+from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, Usage
+from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
 from sartor_agents.roles.messages import ImplementRequest, ImplementResponse, PlanRequest, PlanResponse
 from sartor_agents.run import candidates
 from sartor_agents.run.content import ContentError, snapshot
+from sartor_agents.run.contexts import plan_context
+from sartor_agents.run.deaths import memory_death, with_death
 from sartor_agents.run.driver import StepOutcome, failed
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.guardrails import guarded
@@ -43,17 +37,8 @@ from sartor_agents.run.storage import storage_errors, write_atomic
 from sartor_agents.run.tuning import tune
 from sartor_api.search import plans
 from sartor_api.search.decide import Begin
-from sartor_api.search.directive import Directive
 from sartor_api.search.estimate import ACCELERATED
-from sartor_api.search.issues import issues
-from sartor_api.search.records import (
-    Cost,
-    FailureClass,
-    Judgement,
-    SeedCommitment,
-    StepKind,
-    Verdict,
-)
+from sartor_api.search.records import Cost, FailureClass, SeedCommitment, StepKind
 from sartor_api.search.state import RunState
 
 Progress = Callable[[str], None]
@@ -176,24 +161,13 @@ class LocalSteps:
 
     def _plan(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         assert run.baseline is not None, "planning begins after the baseline was measured"
-        directive = begin.directive or Directive()
-        context = PlanContext(
-            run=run.spec,
-            round=begin.round,
+        context = plan_context(
+            run,
+            begin,
             model_dir=self._configuration(),
             hardware=self._hardware,
             baseline=run.baseline,
-            rounds=run.closed_rounds,
-            in_work=tuple(one for one in run.open_rounds if one.number != begin.round),
-            incumbent=run.best.round if run.best else None,
-            head=run.head,
             skills_root=self._skills_root,
-            roadmap=brief(run, directive, message=begin.message),
-            directive=directive,
-            issues=issues(run),
-            message=begin.message,
-            refused=tuple(run.retried(begin.step, begin.round, begin.attempt)),
-            allowance=begin.reserve,
         )
         request = PlanRequest(backend=self._backend(run), context=context)
         response = self._role("planner", request, PlanResponse, begin, deadline - time.monotonic(), progress)
@@ -297,7 +271,7 @@ class LocalSteps:
             response = self._role("evaluator", request, EvaluateResponse, begin, seconds, progress)
             if (leak := self._leaks.folder(server.spec.cwd, gate)) is not None:
                 return StepOutcome(leak)
-            if (death := _memory_death(server)) is not None:
+            if (death := memory_death(server)) is not None:
                 return failed(gate, *death, FailureClass.CANDIDATE)
             if response.measurement is None:
                 blamed = response.failure_class or FailureClass.MEASUREMENT
@@ -421,33 +395,3 @@ def _folder(path: Path) -> Path:
 
 def _cost(usage: Usage) -> Cost:
     return Cost(tokens=usage.tokens, money=usage.money)
-
-
-def _memory_death(server: RunningServer) -> tuple[str, str] | None:
-    """Reason and message if the candidate was ended for its memory: the true cause of whatever else was seen."""
-    death = server.death()
-    return death if death is not None and death[0] == "MemoryExceeded" else None
-
-
-_SAYS_NO_MORE = frozenset(
-    reason.value for reason in (Reason.REQUEST_FAILED, Reason.CANDIDATE_DIED, Reason.CHECK_TIMED_OUT)
-)
-"""What the judge calls it when there is no answer: that the process ended tells more."""
-
-
-def with_death(judgement: Judgement, server: RunningServer) -> Judgement:
-    """The judgement with the candidate's end, before what followed from it and after what tells how it came about."""
-    death = server.death()
-    if death is None:
-        return judgement
-    reason, message = death
-    verdict = Verdict(
-        gate="alive",
-        passed=False,
-        reason=f"Candidate{reason}",
-        message=message,
-        failure_class=FailureClass.CANDIDATE,
-    )
-    others = [v for v in judgement.verdicts if v.passed or v.failure_class is FailureClass.CANDIDATE]
-    tell = [v for v in others if reason == "Died" and not v.passed and v.reason not in _SAYS_NO_MORE]
-    return Judgement(verdicts=(*tell, verdict, *(v for v in others if v not in tell)))
