@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from decimal import Decimal
@@ -76,15 +77,16 @@ class LocalModelProxy:
         self._given.check_keys()
         self._program = agent_program(self._settings)
         self._process: GuardedProcess | None = None
+        # Steps of different rounds ask from threads of their own; two proxies would both charge what the other has open.
+        self._starting = threading.Lock()
 
     def __enter__(self) -> Self:
         self._key = self._grant_key()
-        self._start()
+        self._listening()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.stop()
+        self._stop()
 
     def access(self, begin: Begin, folder: Path) -> dict[str, str]:
         """Variables for the process of a step, its token in `folder`; none for steps that ask no model. Raises `RoleError`.
@@ -95,8 +97,7 @@ class LocalModelProxy:
         role = ROLES.get(begin.step)
         if role is None:
             return {}
-        if self._process is None or not self._process.alive:
-            self._start()
+        port = self._listening()
         step, _, execution = begin.id.rpartition("/")
         times = int(execution)
         reserve, budget = begin.reserve, self._spec.budget
@@ -114,7 +115,7 @@ class LocalModelProxy:
         )
         token = folder / "token"
         write_atomic(token, grant.signed(self._key).encode(), mode=0o600)
-        return {URL: f"http://127.0.0.1:{self._port}/v1", TOKEN_FILE: str(token), **self._program}
+        return {URL: f"http://127.0.0.1:{port}/v1", TOKEN_FILE: str(token), **self._program}
 
     def _grant_key(self) -> bytes:
         path = self._folder / "grant-key"
@@ -122,7 +123,19 @@ class LocalModelProxy:
             write_atomic(path, secrets.token_hex(32).encode(), mode=0o600)
         return path.read_bytes()
 
-    def _start(self) -> None:
+    def _listening(self) -> int:
+        """The port of the proxy, which is started if it does not run. Raises `RoleError`."""
+        with self._starting:
+            if self._process is None or not self._process.alive:
+                self._stop()
+                self._port = self._start()
+            return self._port
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+
+    def _start(self) -> int:
         port_file = self._folder / "port"
         with storage_errors(port_file):
             port_file.unlink(missing_ok=True)
@@ -157,7 +170,7 @@ class LocalModelProxy:
                 self._process.stop()
                 raise RoleError("ModelProxyFailed", f"the model proxy did not start: {said}")
             time.sleep(0.02)
-        self._port = int(port_file.read_text())
+        return int(port_file.read_text())
 
 
 def agent_program(settings: AgentSettings) -> dict[str, str]:
