@@ -15,6 +15,7 @@ from sartor_agents.backends.codex.install import VERSION, Codex, CodexMissingErr
 from sartor_agents.backends.codex.prompts import PlanForm, WorkForm, implement_prompt, plan_prompt, schema_of
 from sartor_agents.backends.codex.relay import Endpoint
 from sartor_agents.backends.codex.session import CodexLimits, SessionResult, run_session
+from sartor_agents.backends.conversation.accounting import Price, TokenUse
 from sartor_agents.backends.protocol import BackendError, ImplementContext, PlanContext, Usage
 from sartor_agents.run.model import cache_folder
 from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
@@ -35,7 +36,7 @@ _CLASS = {"ProviderFailed": FailureClass.PROVIDER, "CodexFailed": FailureClass.I
 
 @dataclass(frozen=True)
 class CodexSettings:
-    """`endpoint` is the model proxy, or a provider. Limits are those of one step."""
+    """`endpoint` is the model proxy, or a provider. Limits are those of one step. Without a `price` no money is counted."""
 
     endpoint: Endpoint
     model: str
@@ -45,12 +46,14 @@ class CodexSettings:
     tokens: int | None = 2_000_000
     limits: Limits | None = None
     isolation: Isolation = Isolation.BUBBLEWRAP
+    price: Price | None = None
 
     @classmethod
     def of(cls, run: RunSpec, role: RoleName, environment: Mapping[str, str] = os.environ) -> "CodexSettings":
         """From a run's `agents` and the step's environment. Raises `BackendError`."""
         agents, settings = agents_of(run, role)
         access = model_access(environment)
+        price = agents.prices.get(settings.model)
         return cls(
             endpoint=Endpoint(access.url, access.token),
             model=settings.model,
@@ -58,6 +61,7 @@ class CodexSettings:
             version=agents.codex_version or VERSION,
             seconds=agents.step_seconds,
             tokens=agents.tokens_per_step,
+            price=None if price is None else Price(**price.model_dump()),
         )
 
     def named(self, conversation: str, complaint: str | None) -> "CodexSettings":
@@ -79,7 +83,8 @@ class CodexBackend:
         self._settings = settings
         self._codex = codex
         self._on_event = on_event
-        self._tokens = 0
+        self._use = TokenUse()
+        self._price: Price | None = None
 
     def plan(self, context: PlanContext) -> Plan:
         settings = self._settings or CodexSettings.of(context.run, "planner")
@@ -112,7 +117,8 @@ class CodexBackend:
         return Implementation(summary=work.summary[:4000], skills_used=tuple(dict.fromkeys(work.skills_used))[:32])
 
     def usage(self) -> Usage:
-        return Usage(tokens=self._tokens)
+        money = float(self._price.of(self._use)) if self._price is not None else 0.0
+        return Usage(tokens=self._use.total, money=money)
 
     def _sandbox(
         self, settings: CodexSettings, worktree: Path, scratch: Path, context: PlanContext | ImplementContext
@@ -144,7 +150,9 @@ class CodexBackend:
             raise BackendError("CodexMissing", str(error), FailureClass.INFRASTRUCTURE) from error
         except SandboxError as error:
             raise BackendError(error.reason, error.message, FailureClass.INFRASTRUCTURE) from error
-        self._tokens += result.tokens.total
+        used = result.tokens
+        self._use += TokenUse(used.input, min(used.cached, used.input), used.output, min(used.reasoning, used.output))
+        self._price = settings.price
         return result
 
     def _answered(
