@@ -142,7 +142,7 @@ class Counted:
 
 
 def tokens(text: str) -> int:
-    return -(-len(text.encode()) // 4)
+    return -(-len(text.encode(errors="replace")) // 4)
 
 
 def check_fields(body: Json, known: frozenset[str]) -> None:

@@ -90,6 +90,7 @@ def test_a_command_says_how_it_ended(bench: Bench) -> None:
     assert app(bench).endswith("x\n")
     assert bench.fails("run_command", command="exit 3").startswith("[exit code 3, ")
     assert "over its time" in bench.fails("run_command", command="sleep 20", seconds=1)
+    assert "no NUL" in bench.fails("run_command", command="echo a\0b")
     assert "kept: " in bench.fails("run_command", command="ln -s /etc/passwd stack/l; false")
 
 

@@ -33,6 +33,7 @@ def test_the_record_is_found(text: str) -> None:
         ('{"a":' * 5_000, "no valid JSON object"),
         ('{"action": "stop"}', "hypothesis: Field required"),
         ('{"action": "fly", "hypothesis": "h", "wings": 2}', "wings: Extra inputs"),
+        ('{"action": "stop", "hypothesis": "h", "changes": ["\\udc00"]}', "half of a surrogate pair"),
         ('{"action": "return", "hypothesis": "h"}', "names the commit to return to"),
     ],
 )

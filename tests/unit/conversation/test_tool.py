@@ -43,6 +43,7 @@ def test_a_call_reaches_its_tool_with_typed_parameters() -> None:
         ('["a"]', "content: Input should be a valid dictionary"),
         ('{"path": 3, "lines": 0, "colour": "red"}', "- colour: Extra inputs are not permitted"),
         ("", "- path: Field required"),
+        ('{"path": "\\ud800"}', "half of a surrogate pair"),
     ],
 )
 def test_wrong_arguments_are_told_and_nothing_is_done(arguments: str, told: str) -> None:

@@ -128,6 +128,20 @@ def test_a_conversation_goes_back_as_it_was_with_the_sealed_reasoning(api: str) 
 
 
 @BOTH
+def test_text_that_is_none_is_made_legible_and_goes_back(api: str) -> None:
+    def program(seen: Seen) -> Turn:
+        if seen.results:
+            return Turn(text=ANSWER)
+        return Turn(text="a\ud800b", reasoning="\udc00", calls=(Call("note", {"text": "x"}),))
+
+    with Provider(program) as provider:
+        one = model(provider, api, Sleeps())
+        first = one.ask(request())
+        again = one.ask(request(Said("Go."), first, Result(first.calls[0].id, "note", "noted")))
+    assert (first.text, again.text) == ("a\ufffdb", ANSWER) and provider.refused == []
+
+
+@BOTH
 def test_what_never_changes_comes_first_and_is_found_in_the_cache(api: str) -> None:
     def program(seen: Seen) -> Turn:
         return (

@@ -81,10 +81,7 @@ class ApplyPatch:
 
     def call(self, parameters: PatchParameters, /) -> ToolResult:
         folder = self.sandbox.scratch / "patch"
-        try:
-            data = parameters.patch.encode()
-        except UnicodeEncodeError:
-            return ToolResult("the patch is no valid text (lone surrogates)", failed=True)
+        data = parameters.patch.encode()
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "change.diff").write_bytes(data if data.endswith(b"\n") else data + b"\n")
@@ -120,6 +117,8 @@ class RunCommand:
         )
 
     def call(self, parameters: CommandParameters, /) -> ToolResult:
+        if "\0" in parameters.command:
+            return ToolResult("a command holds no NUL; nothing was done", failed=True)
         return told(self.sandbox.run(("/bin/sh", "-c", parameters.command), seconds=parameters.seconds))
 
 

@@ -170,10 +170,7 @@ class DeleteFile:
 
 
 def _write(view: View, path: str, content: str) -> ToolResult:
-    try:
-        data = content.encode()
-    except UnicodeEncodeError:
-        return ToolResult("the content is no valid text (lone surrogates)", failed=True)
+    data = content.encode()
     if len(data) > WRITE_BYTES:
         return ToolResult(f"{path}: {len(data)} bytes are more than the {WRITE_BYTES} of one file", failed=True)
     try:

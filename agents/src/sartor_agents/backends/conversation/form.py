@@ -9,6 +9,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from sartor_agents.backends.conversation.messages import Schema
 from sartor_agents.backends.conversation.tool import problems
+from sartor_agents.text import is_legible
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -50,6 +51,8 @@ class Form(Generic[R]):
     def read(self, text: str) -> R:
         """The record in an answer, which may have words or a code fence around it. Raises `FormError`."""
         content = {name: one for name, one in _object(text).items() if name not in self.fixed}
+        if not is_legible(content):
+            raise FormError("The answer holds half of a surrogate pair, which is no text.")
         try:
             record = self.record.model_validate({**content, **self.fixed})
         except ValidationError as error:

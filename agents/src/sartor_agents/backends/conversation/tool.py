@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from sartor_agents.text import is_legible
+
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
 MOST_PROBLEMS = 5
@@ -104,6 +106,8 @@ def call_tool(tools: Mapping[str, AnyTool], name: str, arguments: str) -> ToolRe
             f"The arguments of {name} are no valid JSON ({error}). Nothing was done; call it again with one JSON object.",
             failed=True,
         )
+    if not is_legible(content):
+        return ToolResult(f"The arguments of {name} hold half of a surrogate pair; nothing was done.", failed=True)
     try:
         parameters = tool.parameters.model_validate(content)
     except ValidationError as error:

@@ -6,7 +6,7 @@ The SDK's own retries are off: they know neither the step's deadline nor that a 
 import random
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -16,7 +16,7 @@ from sartor_agents.backends.access import CALL_HEADER, RECORDED_HEADER, ModelAcc
 from sartor_agents.backends.conversation.messages import Answer, Request
 from sartor_agents.backends.openai import chat, responses
 from sartor_agents.backends.openai.errors import FEATURES, TransientError, UnsupportedError, translated
-from sartor_agents.backends.openai.wire import ModelSettings, Params
+from sartor_agents.backends.openai.wire import ModelSettings, Params, written
 from sartor_agents.backends.protocol import BackendError
 from sartor_api.search.records import FailureClass
 
@@ -104,9 +104,7 @@ class OpenAIModel:
                 answer = chat.answer(self._timely(raw.parse(), request), number)
         except (openai.APIError, ValueError, AttributeError, TypeError, KeyError) as error:
             raise translated(error) from error
-        if raw.headers.get(RECORDED_HEADER):
-            return Answer(answer.text, answer.calls, answer.end, answer.use, answer.native, recorded=True)
-        return answer
+        return replace(written(answer), recorded=bool(raw.headers.get(RECORDED_HEADER)))
 
     def _timely(self, events: Iterable[Any], request: Request) -> Generator[Any]:
         """The events until the step's deadline; a model that goes on talking beyond it is not listened to."""

@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import JsonValue
 
 from sartor_agents.backends.conversation.messages import Answer, Call, Request
+from sartor_agents.text import legible, legible_json
 
 Json = dict[str, Any]
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -64,6 +65,16 @@ def sendable(answer: Answer) -> Answer:
         for call in answer.calls
     )
     return replace(answer, calls=mended, native=())
+
+
+def written(answer: Answer) -> Answer:
+    """The answer as it can be written down, and sent back."""
+    return replace(
+        answer,
+        text=legible(answer.text),
+        calls=tuple(Call(*map(legible, (call.id, call.name, call.arguments))) for call in answer.calls),
+        native=tuple(cast(dict[str, JsonValue], legible_json(item)) for item in answer.native),
+    )
 
 
 def with_ids(calls: Sequence[Call], number: str) -> tuple[Call, ...]:
