@@ -361,6 +361,39 @@ def test_the_live_table_shows_hypothesis_gates_interval_and_what_is_left() -> No
     assert "sartor run --resume --dir r" in console.export_text(), "a terminal is told how to go on, too"
 
 
+def test_what_models_and_candidates_write_moves_no_terminal() -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\x9bfine\u202e\u200b[red]"
+    step = events.StepStarted(
+        at=0,
+        id="i",
+        step=StepKind.PLAN,
+        round=1,
+        attempt=1,
+        reason="x",
+        expected_seconds=5,
+        eta_seconds=9,
+        left_seconds=9,
+    )
+    told = [
+        events.Planned(at=1, round=1, action="build", hypothesis=hostile, forecast_speedup=2.0),
+        events.Judged(at=2, round=1, gate="greedy", passed=False, reason=hostile, message=hostile),
+        events.StepEnded(at=3, id="j", step=StepKind.JUDGE, round=1, seconds=1.0,
+                         failure_class=FailureClass.CANDIDATE, reason=hostile, message=hostile),
+        step,
+        events.Progress(at=4, id="i", step=StepKind.PLAN, round=1, message=hostile),
+    ]  # fmt: skip
+    line, screen = io.StringIO(), Console(width=300, file=io.StringIO(), force_terminal=True, color_system=None)
+    plain, live = PlainView(line), LiveView(screen, now=lambda: 5.0)
+    for event in told:
+        plain(event)
+        live(event)
+    screen.print(live.live.get_renderable())
+    assert isinstance(screen.file, io.StringIO)
+    for text in (line.getvalue(), screen.file.getvalue()):
+        assert text.count("fine[red]") >= 3
+        assert not [c for c in "\x1b\x07\x9b\u202e\u200b" if c in text]
+
+
 def test_every_event_has_a_line_or_none_and_clocks_read_well(tmp_path: Path) -> None:
     assert plain(events.Waiting(at=0, seconds=8, reason="BackingOff")) == "waiting 8 s: BackingOff"
     assert [clock(s) for s in (0, 61, 3600 + 62)] == ["0:00", "1:01", "1:01:02"]

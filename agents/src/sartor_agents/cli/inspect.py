@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sartor_agents.cli.exits import user_errors
 from sartor_agents.cli.views import budgets, clock
+from sartor_agents.memory.quoting import printable
 from sartor_agents.report.build import write_report
 from sartor_agents.run import session
 from sartor_agents.run.hardware import local_hardware
@@ -36,7 +37,8 @@ def status(directory: RunFolder) -> None:
     console = Console()
     console.print(f"[bold]{escape(run.spec.name)}[/]  {run.spec.scenario}  {directory}", highlight=False)
     if run.finished is not None:
-        console.print(f"{run.finished.outcome.value} ({run.finished.reason}): {run.finished.message}", highlight=False)
+        said = escape(printable(run.finished.message))
+        console.print(f"{run.finished.outcome.value} ({run.finished.reason}): {said}", highlight=False)
     else:
         console.print(f"phase {phase(run, now).value}; next: {_next(run, now)}", highlight=False)
     if run.baseline is not None:
@@ -49,7 +51,7 @@ def status(directory: RunFolder) -> None:
         for current in run.rounds:
             table.add_row(
                 str(current.number),
-                escape(current.plan.hypothesis if current.plan else ""),
+                escape(printable(current.plan.hypothesis if current.plan else "")),
                 interval(current.speedup),
                 escape(outcome(current)),
             )

@@ -14,6 +14,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from sartor_agents.memory.quoting import printable
 from sartor_agents.run import events
 from sartor_agents.run.driver import Emit
 from sartor_agents.run.notes import interval
@@ -160,7 +161,7 @@ class PlainView:
     def __call__(self, event: events.Event) -> None:
         self._board.update(event)
         if (text := plain(event)) is not None:
-            self._out.write(f"[{clock(event.at - self._board.started)}] {text}\n")
+            self._out.write(f"[{clock(event.at - self._board.started)}] {printable(text)}\n")
             self._out.flush()
 
 
@@ -245,7 +246,7 @@ class LiveView:
         self.board.update(event)
         if isinstance(event, events.RunFinished | events.Interrupted):
             self.live.stop()
-            self._console.print(escape(plain(event) or ""), highlight=False)
+            self._console.print(_safe(plain(event) or ""), highlight=False)
 
     def _screen(self) -> RenderableType:
         if self.board.steps or self.board.waiting:
@@ -267,14 +268,14 @@ def render(board: Board, spinner: Spinner) -> RenderableType:
     table.add_column("speed-up", no_wrap=True)
     table.add_column("result", max_width=40, overflow="fold")
     for line in board.rounds.values():
-        gates = f"[red]{escape(line.failed)}[/]" if line.failed else f"{line.passed} passed" if line.passed else ""
+        gates = f"[red]{_safe(line.failed)}[/]" if line.failed else f"{line.passed} passed" if line.passed else ""
         style = "green" if line.result == "kept" else ""
         table.add_row(
             str(line.number),
-            escape(line.hypothesis),
+            _safe(line.hypothesis),
             gates,
             interval(line.speedup) if line.speedup else "",
-            escape(line.result),
+            _safe(line.result),
             style=style,
         )
     parts: list[RenderableType] = [head]
@@ -293,9 +294,14 @@ def render(board: Board, spinner: Spinner) -> RenderableType:
     if board.waiting and not at_work:
         at_work = [board.waiting]
     if at_work:
-        spinner.update(text=Text("\n".join(at_work)))
+        spinner.update(text=Text(printable("\n".join(at_work))))
         parts.append(spinner)
     return Group(*parts)
+
+
+def _safe(text: str) -> str:
+    """Text that models and candidates wrote: neither the terminal nor rich acts on it."""
+    return escape(printable(text))
 
 
 @contextlib.contextmanager

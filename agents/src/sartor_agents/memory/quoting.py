@@ -21,13 +21,18 @@ _KEPT = frozenset("\n\t")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
+def printable(text: str) -> str:
+    """The text without what a terminal would act on and what nobody would see."""
+    plain = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return "".join(c for c in plain if c in _KEPT or unicodedata.category(c) not in _INVISIBLE)
+
+
 def clean(text: str, limit: int) -> str:
-    """The text without what is not visible, at most `limit` characters and a word about the rest.
+    """The text as far as it is printable, at most `limit` characters and a word about the rest.
 
     The end is kept as well as the beginning: the last lines of a log say why it ended.
     """
-    plain = _ESCAPES.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-    plain = "".join(c for c in plain if c in _KEPT or unicodedata.category(c) not in _INVISIBLE)
+    plain = printable(text)
     plain = _MARKS.sub(r"< \1", plain).replace("|>", "| >")
     if len(plain) <= limit:
         return plain
