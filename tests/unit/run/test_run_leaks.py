@@ -188,3 +188,18 @@ def test_what_is_in_any_commit_or_note_of_the_repository_is_looked_at_once(tmp_p
     clean._seen = {name for name, path in repository.objects(()) if path}  # pyright: ignore[reportPrivateUsage]
     verdict = clean.files({"stack/__main__.py": b""}, "implement")
     assert verdict is not None and "the message of commit" in verdict.message
+
+
+def test_a_transcript_that_was_dropped_for_room_is_no_trouble(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    layout.make()
+    seals = Seals(layout.sealed)
+    repository = RunRepository.create(layout.repository, run_spec(), "", 0.0)
+    folder = layout.models / "transcripts" / "fake"
+    folder.mkdir(parents=True)
+    for step in (1, 2, 3):
+        (folder / f"00{step}-plan-1.jsonl").write_text(seals.key if step == 3 else "nothing")
+    found = LeakWatch(layout, repository, seals)._transcripts()  # pyright: ignore[reportPrivateUsage]
+    next(found)
+    (folder / "002-plan-1.jsonl").unlink()
+    assert [content for _, content in found] == [seals.key.encode()]

@@ -1,6 +1,7 @@
 """Transcripts as pages: hostile text is data, sizes are bounded, and only what changed is written again."""
 
 import os
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def test_what_hides_or_turns_text_around_is_shown_by_name() -> None:
     assert visible("a\u202egpj.exe\x00\u200b") == "a⟨right-to-left override⟩gpj.exe⟨U+0000⟩⟨zero width space⟩".replace(
         "U+0000", "u+0000"
     )
+    assert visible("a\U000e0041b") == "a⟨tag latin capital letter a⟩b", "invisible, and read by models"
     assert visible("tab\tline\nüß汉🙂") == "tab\tline\nüß汉🙂"
 
 
@@ -124,6 +126,20 @@ def test_pages_follow_their_transcripts(tmp_path: Path) -> None:
     os.utime(target / "001-plan-1.html", ns=(0, 0))
     write_pages(first.parent, target)
     assert (target / "001-plan-1.html").stat().st_ino != untouched
+
+
+def test_a_transcript_that_is_dropped_meanwhile_has_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = store(tmp_path / "t", asked(), step="001/plan/1")
+    dropped = store(tmp_path / "t", asked(), step="002/plan/1")
+    read = conversations.read_transcript
+
+    def drops(source: Path) -> Iterator[TranscriptEvent]:
+        dropped.unlink(missing_ok=True)
+        return read(source)
+
+    monkeypatch.setattr(conversations, "read_transcript", drops)
+    assert [one.source for one in write_pages(kept.parent, tmp_path / "pages")] == [kept]
+    assert [page.name for page in (tmp_path / "pages").iterdir()] == ["001-plan-1.html"]
 
 
 def test_the_report_lists_them(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ LARGEST_PAGE = 8 << 20
 LONG_ENTRY = 1200
 """Characters of an entry beyond which it is folded."""
 _HIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e0fff]"
 )
 
 
@@ -88,14 +89,21 @@ def write_pages(transcripts: Path, target: Path) -> tuple[Conversation, ...]:
         if not sources and not target.is_dir():
             return ()
         target.mkdir(exist_ok=True, mode=0o700)
-        found = tuple(map(conversation, sources))
+        found: list[Conversation] = []
+        for source in sources:
+            try:
+                one = conversation(source)
+                page = target / one.page
+                changed = not page.exists() or page.stat().st_mtime_ns <= source.stat().st_mtime_ns
+                text = render(one, read_transcript(source)) if changed else None
+            except FileNotFoundError:
+                continue  # the model proxy dropped it for room since it was listed
+            if text is not None:
+                write_atomic(page, text.encode(errors="replace"), mode=0o600)
+            found.append(one)
         for gone in {page.name for page in target.glob("*.html")} - {one.page for one in found}:
             (target / gone).unlink()
-        for one in found:
-            page = target / one.page
-            if not page.exists() or page.stat().st_mtime_ns <= one.source.stat().st_mtime_ns:
-                write_atomic(page, render(one, read_transcript(one.source)).encode(errors="replace"), mode=0o600)
-    return found
+    return tuple(found)
 
 
 def render(one: Conversation, events: Iterable[TranscriptEvent]) -> str:

@@ -59,13 +59,16 @@ class LeakWatch:
             role = path.parent.name if path.suffix == ".json" else path.stem
             if not (path.suffix == ".jsonl" or role.endswith(_TRANSCRIPTS)) or path.is_symlink():
                 continue
-            size = path.stat().st_size
-            # A log grows; what stood in it before was looked through, but for a secret that was cut by the end then.
-            if (known := self._read.get(path)) == size:
-                continue
-            with path.open("rb") as file:
-                file.seek(max(0, (known or 0) - 4096))
-                content = file.read(LARGEST)
+            try:
+                size = path.stat().st_size
+                # A log grows; what stood in it before was looked through, but for a secret that was cut by the end then.
+                if (known := self._read.get(path)) == size:
+                    continue
+                with path.open("rb") as file:
+                    file.seek(max(0, (known or 0) - 4096))
+                    content = file.read(LARGEST)
+            except FileNotFoundError:
+                continue  # the model proxy drops the oldest transcripts when it has too much of them
             self._read[path] = size
             yield f"{path.parent.name}/{path.name}", content
 

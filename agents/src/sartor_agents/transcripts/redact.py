@@ -1,30 +1,39 @@
 """Takes secrets out of text before it is kept or shown.
 
-Known secrets (the provider's keys, tokens of this run) are replaced wherever they stand; what merely looks like a credential
-is replaced by its form, since an agent may have found one that nobody here knows.
+Known secrets (the provider's keys) are replaced wherever they stand; what looks like a credential (a grant of this run among
+them) is replaced by its form, since an agent may have found one that nobody here knows. Text may be JSON, in which what
+stands before a credential may be the letter of an escaped line break.
 """
 
 import re
 from collections.abc import Iterable
 
+from pydantic import JsonValue
+
 REDACTED = "[redacted]"
 SHORTEST = 8
 """Characters of a known secret, below which replacing it would replace ordinary words."""
 
+_START = r"(?:(?<![A-Za-z0-9_])|(?<=\\[bfnrt]))"
+"""Where a word begins, also one behind an escaped line break."""
+_WORDS = r"""
+      (?:sk|pk|rk)-(?:[A-Za-z]+-)?[A-Za-z0-9_-]{16,}
+    | sartor-grant-[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?
+    | hf_[A-Za-z0-9]{20,}
+    | gh[pousr]_[A-Za-z0-9]{20,}
+    | github_pat_[A-Za-z0-9_]{20,}
+    | gl(?:pat|oas)-[A-Za-z0-9_-]{16,}
+    | xox[abprs]-[A-Za-z0-9-]{10,}
+    | (?:AKIA|ASIA)[A-Z0-9]{16}\b
+    | AIza[A-Za-z0-9_-]{30,}
+    | eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
+"""
 _FORMS = re.compile(
-    r"""
+    rf"""
       -----BEGIN[ A-Z]*PRIVATE\ KEY-----.*?(?:-----END[ A-Z]*PRIVATE\ KEY-----|\Z)
-    | \b(?:sk|pk|rk)-(?:[A-Za-z]+-)?[A-Za-z0-9_-]{16,}
-    | \bhf_[A-Za-z0-9]{20,}
-    | \bgh[pousr]_[A-Za-z0-9]{20,}
-    | \bgithub_pat_[A-Za-z0-9_]{20,}
-    | \bgl(?:pat|oas)-[A-Za-z0-9_-]{16,}
-    | \bxox[abprs]-[A-Za-z0-9-]{10,}
-    | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b
-    | \bAIza[A-Za-z0-9_-]{30,}
-    | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
-    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]{16,}=*
-    | (?<=://)[^\s/:@"']{1,256}:[^\s/@"']{1,256}(?=@)
+    | {_START}(?:{_WORDS})
+    | (?<=[Bb]earer\ )[A-Za-z0-9._~+/-]{{16,}}=*
+    | (?<=://)[^\s/:@"']{{1,256}}:[^\s/@"']{{1,256}}(?=@)
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -41,3 +50,15 @@ class Redactor:
         if self._known is not None:
             text = self._known.sub(REDACTED, text)
         return _FORMS.sub(REDACTED, text)
+
+    def json(self, value: JsonValue) -> JsonValue:
+        """A JSON value with every text in it redacted, names of fields included; its structure stays."""
+        match value:
+            case str():
+                return self(value)
+            case list():
+                return [self.json(one) for one in value]
+            case dict():
+                return {self(name): self.json(one) for name, one in value.items()}
+            case _:
+                return value

@@ -1,6 +1,7 @@
 """Transcripts on disk: one append-only file for each step of a run, the oldest steps dropped when the run has too much.
 
-A line that a crash cut half-way is left out when it is read; everything before it is whole.
+A line that a crash cut half-way is left out when it is read, and dropped when the step goes on; everything before it is
+whole.
 """
 
 import os
@@ -12,12 +13,15 @@ from typing import Literal
 from pydantic import ValidationError
 
 from sartor_agents.run.storage import storage_errors
+from sartor_agents.text import legible
 from sartor_agents.transcripts.events import EVENT, Answered, Asked, Entry, Failed, Repeated, TranscriptEvent
 from sartor_agents.transcripts.redact import Redactor
 
 Keep = Literal["full", "summary", "none"]
 LONGEST_ENTRY = 64 << 10
 """Characters of one entry that are kept."""
+LONGEST_NAME = 600
+"""The same of names, which a model may choose as well."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -36,8 +40,9 @@ class TranscriptStore:
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._make_room(path, len(line))
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(handle, "ab") as file:
+                _drop_half_line(handle)
                 file.write(line)
 
     def path(self, run: str, step: str) -> Path:
@@ -52,18 +57,29 @@ class TranscriptStore:
     def _clean(self, event: TranscriptEvent) -> TranscriptEvent:
         match event:
             case Asked() | Answered() if self._keep == "summary":
-                return event.model_copy(update={"entries": ()})
+                update: dict[str, object] = {"entries": ()}
             case Asked() | Answered():
-                return event.model_copy(update={"entries": tuple(map(self._entry, event.entries))})
+                update = {"entries": tuple(map(self._entry, event.entries))}
             case Failed():
-                return event.model_copy(update={"message": self._redact(event.message)})
+                update = {"message": self._redact(legible(event.message))}
             case Repeated():
-                return event
+                update = {}
+        return event.model_copy(update={"call": self._name(event.call), **update})
 
     def _entry(self, entry: Entry) -> Entry:
-        text = self._redact(entry.text)
+        text = self._redact(legible(entry.text))
         gone = max(0, len(text) - LONGEST_ENTRY)
-        return entry.model_copy(update={"text": text[:LONGEST_ENTRY], "cut": entry.cut + gone})
+        return entry.model_copy(
+            update={
+                "text": text[:LONGEST_ENTRY],
+                "cut": entry.cut + gone,
+                "name": self._name(entry.name),
+                "id": self._name(entry.id),
+            }
+        )
+
+    def _name(self, text: str) -> str:
+        return self._redact(legible(text))[:LONGEST_NAME]
 
     def _make_room(self, path: Path, more: int) -> None:
         """Drop the files of the oldest steps, then begin the step's own anew: what happens now is what is looked for."""
@@ -75,6 +91,13 @@ class TranscriptStore:
                 return
             one.unlink()
             total -= sizes[one]
+
+
+def _drop_half_line(file: int) -> None:
+    """What a full disk or a crash left of a line would spoil the next one."""
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        os.ftruncate(file, os.pread(file, size, 0).rfind(b"\n") + 1)
 
 
 def read_transcript(path: Path) -> Iterator[TranscriptEvent]:
