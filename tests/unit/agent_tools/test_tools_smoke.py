@@ -1,13 +1,18 @@
 """The smoke check against servers that are a few lines each: one is right, each other has one fault."""
 
 import json
+import socketserver
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sartor_agents.measurement.samples import GenerationRequest
-from sartor_agents.tools.server import NotServingError, Response
+from sartor_agents.run.sandbox.command import CommandSandbox
+from sartor_agents.tools.server import CandidateServer, NotServingError, Response
 from sartor_agents.tools.smoke import Smoke
 
 REQUESTS = [
@@ -95,6 +100,29 @@ def test_the_reference_sees_each_answer() -> None:
         return f"wrong: {text}" if request.id == "r2" else None
 
     assert failed(Server(), judge) == {"reference": "wrong: answer to p2"}
+
+
+def test_headers_are_known_however_a_stack_writes_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+        def address_string(self) -> str:
+            return "a UNIX socket has none"
+
+    asked = CandidateServer(CommandSandbox(tmp_path, tmp_path))
+    with socketserver.UnixStreamServer(str(tmp_path / "s"), Handler) as server:
+        monkeypatch.setattr(asked, "_running", object())
+        monkeypatch.setattr(asked, "_socket", tmp_path / "s")
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        answer = asked.ask("GET", "/", timeout=20.0)
+        thread.join()
+    assert answer.headers["content-type"] == "text/event-stream"
 
 
 def test_a_server_that_is_gone_is_not_asked_on() -> None:

@@ -26,8 +26,8 @@ class NotServingError(Exception):
 
 @dataclass(frozen=True)
 class Response:
-    """One answer. `body` is at most as long as was asked for, `size` its whole length; times are seconds from the request:
-    to the first byte of the body, and to its end."""
+    """One answer, names of headers in lower case. `body` is at most as long as was asked for, `size` its whole length; times
+    are seconds from the request: to the first byte of the body, and to its end."""
 
     status: int
     headers: Mapping[str, str]
@@ -128,7 +128,8 @@ class CandidateServer:
             raise NotServingError(f"{method} {path}: {type(error).__name__}: {error}") from error
         finally:
             connection.close()
-        return Response(answer.status, dict(answer.getheaders()), bytes(kept), size, first, time.monotonic() - begun)
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return Response(answer.status, headers, bytes(kept), size, first, time.monotonic() - begun)
 
     def close(self) -> None:
         self._stack.close()
