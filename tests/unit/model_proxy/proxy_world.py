@@ -25,6 +25,8 @@ from sartor_agents.transcripts.store import read_transcript
 GRANT_KEY = b"k" * 32
 PRICE = Price(input=Decimal(1), output=Decimal(10), cached_input=Decimal("0.1"))
 STEP = "003/implement/1"
+CLIENT = httpx2.Client(timeout=60.0, limits=httpx2.Limits(max_keepalive_connections=0))
+"""For all calls: to make one takes as long as several of them, since it reads the certificates of all authorities."""
 
 
 def grant(**changed: Any) -> Grant:
@@ -79,8 +81,12 @@ class Proxy:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """As SIGTERM ends it."""
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
         self._loop.close()
@@ -89,7 +95,7 @@ class Proxy:
 
     def client(self, given: Grant | None = None) -> openai.OpenAI:
         token = (given or grant()).signed(GRANT_KEY)
-        return openai.OpenAI(base_url=self.url, api_key=token, max_retries=0, timeout=60.0)
+        return openai.OpenAI(base_url=self.url, api_key=token, max_retries=0, timeout=60.0, http_client=CLIENT)
 
     def ask(self, call: str | None = None, given: Grant | None = None, **body: Any) -> httpx2.Response:
         """One call of the Responses protocol, as bytes and headers."""
@@ -100,7 +106,7 @@ class Proxy:
         path = "/chat/completions" if "messages" in body else "/responses"
         if "messages" in body:
             content.pop("input")
-        return httpx2.post(self.url + path, json=content, headers=headers, timeout=60.0)
+        return CLIENT.post(self.url + path, json=content, headers=headers)
 
     # --- what it keeps ------------------------------------------------------------------------------------------------
 
@@ -109,7 +115,7 @@ class Proxy:
 
     def books(self) -> dict[str, Any]:
         operator = grant(role="operator").signed(GRANT_KEY)
-        response = httpx2.get(self.url + "/sartor/books", headers={"Authorization": f"Bearer {operator}"})
+        response = CLIENT.get(self.url + "/sartor/books", headers={"Authorization": f"Bearer {operator}"})
         return json.loads(response.text)
 
     def ledger(self) -> Ledger:

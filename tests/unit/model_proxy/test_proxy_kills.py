@@ -14,7 +14,7 @@ import httpx2
 import kill_world
 import pytest
 from kill_world import life
-from proxy_world import GRANT_KEY, Proxy, grant
+from proxy_world import CLIENT, GRANT_KEY, Proxy, grant
 from scripted_provider import Provider, Seen, Turn
 
 TURN = Turn(text="Fine. " * 200, piece=12)
@@ -43,7 +43,7 @@ def process(proxy: Proxy) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 def ask(url: str, call: str) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {grant().signed(GRANT_KEY)}", "Sartor-Call": call}
     body = {"model": "scripted-1", "input": "Go.", "stream": True}
-    return httpx2.post(url + "/responses", json=body, headers=headers, timeout=60.0)
+    return CLIENT.post(url + "/responses", json=body, headers=headers)
 
 
 @pytest.mark.parametrize("bytes_heard", [0, 1, 3000, 10_000_000], ids=["at once", "head", "half-way", "after the end"])
@@ -56,7 +56,7 @@ def test_a_kill_loses_no_answer_that_a_caller_has(tmp_path: Path, bytes_heard: i
             headers = {"Authorization": f"Bearer {grant().signed(GRANT_KEY)}", "Sartor-Call": "c1"}
             body = {"model": "scripted-1", "input": "Go.", "stream": True}
             try:
-                with httpx2.stream("POST", url + "/responses", json=body, headers=headers, timeout=60.0) as response:
+                with CLIENT.stream("POST", url + "/responses", json=body, headers=headers) as response:
                     for piece in response.iter_raw():
                         heard += len(piece)
                         if heard >= bytes_heard:

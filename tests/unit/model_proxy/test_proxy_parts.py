@@ -1,6 +1,8 @@
 """The pure parts: grants, policy, breaker, and the books."""
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from proxy_world import GRANT_KEY, grant, tokens
 
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
+from sartor_agents.model_proxy.answers import Reading
 from sartor_agents.model_proxy.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from sartor_agents.model_proxy.grants import PREFIX, Grant, GrantError
 from sartor_agents.model_proxy.ledger import BudgetError, Ledger, Recorded
@@ -79,6 +82,9 @@ def allowed(api: Any = "responses", **body: Any) -> dict[str, Any]:
         ({"tools": [{"type": "mcp", "server_url": "http://x"}]}, "outside of the sandbox"),
         ({"tools": [{"type": "code_interpreter"}]}, "outside of the sandbox"),
         ({"tools": ["function"]}, "outside of the sandbox"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "web_search"}]}]}, "outside of the sandbox"),
+        ({"prediction": {"type": "content", "content": "x"}}, "beyond any limit"),
+        ({"input": [{"type": "input_image", "image_url": "http://x"}]}, "text"),
         ({"tools": 3}, "a list"),
         ({"web_search_options": {"a": 1}}, "search the network"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]}]}, "text"),
@@ -92,6 +98,12 @@ def allowed(api: Any = "responses", **body: Any) -> dict[str, Any]:
 def test_ways_out_are_closed(body: dict[str, Any], told: str) -> None:
     with pytest.raises(RequestRefusedError, match=told):
         allowed(**body)
+
+
+def test_an_answer_has_one_limit() -> None:
+    """The provider would keep to one of the two, and the reservation be made for the other."""
+    with pytest.raises(RequestRefusedError, match="one of the two"):
+        allowed("chat", messages=[], max_tokens=1, max_completion_tokens=10**9)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{", b"[" * 100_000, b"\xff\xfe"])
@@ -123,6 +135,27 @@ def test_money_is_rounded_up() -> None:
     assert nano(price, TokenUse(input=1)) == 1
     assert nano(price, TokenUse(input=10_000)) == 1000
     assert nano(None, TokenUse(input=5)) == 0
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_an_answer_is_the_same_in_whatever_pieces_it_comes(size: int) -> None:
+    calls = [{"index": 0, "id": "c", "function": {"name": "note", "arguments": '{"a": 1}'}}]
+    events: list[dict[str, Any]] = [
+        {"choices": [{"delta": {"content": "Fi"}}]},
+        {"choices": [{"delta": {"content": "ne", "tool_calls": calls}, "finish_reason": "tool_calls"}]},
+        {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}},
+    ]
+    stream = b": comment\r\n\r\n" + b"".join(b"data: %s\r\n\r\n" % json.dumps(one).encode() for one in events)
+    stream += b"data: [DONE]"  # the last line without its end
+    reading = Reading("chat", streamed=True)
+    for at in range(0, len(stream), size):
+        reading.feed(stream[at : at + size])
+    reading.end()
+    assert (reading.whole, reading.use, reading.ended()) == (True, TokenUse(input=9, output=4), "tool_calls")
+    assert [(entry.kind, entry.text) for entry in reading.entries()] == [("assistant", "Fine"), ("call", '{"a": 1}')]
 
 
 # --- breaker ----------------------------------------------------------------------------------------------------------
@@ -216,6 +249,22 @@ def test_budgets_of_step_role_and_run_add_up(tmp_path: Path) -> None:
         reserve(ledger, "e", step="4", role="planner", of_role=tokens(150))
     with pytest.raises(BudgetError, match="run editor"):
         reserve(ledger, "e", step="4", of_run=tokens(350))
+
+
+def test_requests_that_got_no_answer_are_not_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    for call in ("failed", "lost", "killed"):
+        number = reserve(ledger, call)
+        assert isinstance(number, int)
+        if call == "failed":
+            ledger.fail(number, TokenUse(), 0, endpoint="e", now=2.0)
+        if call == "lost":
+            ledger.lose("editor", call, now=2.0)
+    ledger.close()
+    Ledger(tmp_path / "l").close()
+    with closing(sqlite3.connect(tmp_path / "l")) as db:
+        rows = db.execute("SELECT id, state, request FROM calls ORDER BY number").fetchall()
+    assert rows == [("failed", "failed", None), ("lost", "lost", None), ("killed", "lost", None)]
 
 
 def test_old_answers_make_room_and_what_was_paid_stays(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from proxy_world import GRANT_KEY, STEP, Proxy, grant, tokens
+from proxy_world import CLIENT, GRANT_KEY, STEP, Proxy, grant, tokens
 from scripted_provider import Call, Cut, Provider, Seen, Stall, Status, Turn
 from scripted_provider.programs import outage
 
@@ -81,9 +81,9 @@ def test_only_calls_of_a_model_go_through(tmp_path: Path) -> None:
     with Provider(always(TURN)) as provider, Proxy(tmp_path, (provider,)) as proxy:
         token = {"Authorization": f"Bearer {grant().signed(GRANT_KEY)}"}
         for method, path in (("GET", "/files"), ("POST", "/files"), ("POST", "/embeddings"), ("GET", "/responses/x")):
-            assert httpx2.request(method, proxy.url + path, headers=token).status_code in (404, 405)
-        assert httpx2.get(proxy.url + "/sartor/books", headers=token).status_code == 403
-        assert httpx2.post(proxy.url + "/responses", json={}).status_code == 401
+            assert CLIENT.request(method, proxy.url + path, headers=token).status_code in (404, 405)
+        assert CLIENT.get(proxy.url + "/sartor/books", headers=token).status_code == 403
+        assert CLIENT.post(proxy.url + "/responses", json={}).status_code == 401
     assert provider.seen == []
     assert provider.refused == []
 
@@ -131,7 +131,7 @@ def test_a_call_goes_on_when_its_caller_has_gone_and_is_there_for_the_next(tmp_p
 
     with Provider(slow) as provider, Proxy(tmp_path, (provider,)) as proxy:
         with pytest.raises(httpx2.TimeoutException):
-            httpx2.post(
+            CLIENT.post(
                 proxy.url + "/responses",
                 json={"model": "scripted-1", "input": "Go.", "stream": True},
                 headers={"Authorization": f"Bearer {grant().signed(GRANT_KEY)}", "Sartor-Call": "c1"},
@@ -212,6 +212,27 @@ def test_an_answer_without_usage_is_charged_by_estimate(tmp_path: Path) -> None:
     assert answered.estimated
     assert answered.output >= 500
     assert len(provider.seen) == 1
+
+
+def test_a_call_that_the_proxys_end_cut_off_is_charged_as_if_it_had_been_killed(tmp_path: Path) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(seen: Seen) -> Turn:
+        asked.set()
+        go_on.wait(20)
+        return TURN
+
+    with Provider(slow) as provider:
+        with Proxy(tmp_path, (provider,)) as proxy, concurrent.futures.ThreadPoolExecutor() as pool:
+            answer = pool.submit(proxy.ask, "c1")
+            assert asked.wait(20)
+            reserved = proxy.books()["runs"]["editor"]["tokens"]
+            proxy.stop()
+            assert isinstance(answer.exception(20), httpx2.HTTPError)
+            go_on.set()
+        books = proxy.ledger()
+    assert books.spent("editor").tokens == reserved > 1000
+    books.close()
 
 
 # --- trouble ----------------------------------------------------------------------------------------------------------
@@ -336,6 +357,19 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
         assert secret not in text
 
 
+def test_text_that_is_none_costs_no_call_twice(tmp_path: Path) -> None:
+    body = json.dumps({"model": "scripted-1", "input": "x\udc00y", "stream": True})
+    headers = {"Authorization": f"Bearer {grant().signed(GRANT_KEY)}", "Sartor-Call": "c1"}
+    with Provider(always(Turn(text="a\ud800b"))) as provider, Proxy(tmp_path, (provider,)) as proxy:
+        for _ in range(2):
+            assert CLIENT.post(proxy.url + "/responses", content=body, headers=headers).status_code == 200
+        assert proxy.books()["runs"]["editor"]["tokens"] == provider.paid[0].input + provider.paid[0].output
+    assert len(provider.seen) == 1
+    assert [e.text for event in proxy.transcript() if isinstance(event, Asked | Answered) for e in event.entries] == [
+        "x\ufffdy", "a\ufffdb",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("keep", "entries"), [("summary", 0), ("none", None)])
 def test_less_is_kept_where_less_is_wanted(tmp_path: Path, keep: Any, entries: int | None) -> None:
     changed = {"transcripts": TranscriptConfig(keep=keep)}
@@ -352,14 +386,20 @@ def test_less_is_kept_where_less_is_wanted(tmp_path: Path, keep: Any, entries: i
 def test_the_recorded_calls_can_be_given_away(tmp_path: Path) -> None:
     from sartor_agents.model_proxy.__main__ import export
 
-    with Provider(always(TURN)) as provider, Proxy(tmp_path, (provider,)) as proxy:
-        proxy.ask("c1", input=f"my key is {provider.key}")
+    said = Turn(text="-----BEGIN PRIVATE KEY-----\nMII", calls=(Call("write", {"text": "a\nsk-0123456789abcdef0123"}),))
+    with Provider(always(said)) as provider, Proxy(tmp_path, (provider,)) as proxy:
+        proxy.ask("c1", input=f"my key is\n{provider.key} and -----BEGIN PRIVATE KEY-----")
     assert export(proxy.config(), "editor", tmp_path / "recording.jsonl") == 0
     (line,) = (tmp_path / "recording.jsonl").read_text().splitlines()
     exchange = json.loads(line)
     assert (exchange["step"], exchange["api"], exchange["status"]) == (STEP, "responses", 200)
-    assert answer_of(exchange["answer"]) == TURN.text
+    assert exchange["request"]["input"] == "my key is\n[redacted] and [redacted]"
     assert provider.key not in line
+    last = json.loads(exchange["answer"].splitlines()[-2].removeprefix("data: "))
+    assert last["type"] == "response.completed", "it is read as the provider's own would be"
+    told, call = (one for one in last["response"]["output"] if one["type"] in ("message", "function_call"))
+    assert told["content"][0]["text"] == "[redacted]"
+    assert json.loads(call["arguments"]) == {"text": "a\n[redacted]"}
 
 
 def test_an_openai_error_is_what_the_official_client_reads(tmp_path: Path) -> None:

@@ -37,10 +37,12 @@ class Reading:
         if not self.streamed:
             self._body += chunk
             return
-        self._line += chunk
-        *lines, rest = bytes(self._line).split(b"\n")
-        self._line = bytearray(rest)
-        for line in lines:
+        ended, newline, rest = chunk.rpartition(b"\n")
+        if not newline:  # a long line is not looked through again with each of its pieces
+            self._line += chunk
+            return
+        whole, self._line = bytes(self._line) + ended, bytearray(rest)
+        for line in whole.split(b"\n"):
             self._event(line.strip())
 
     def end(self) -> None:

@@ -129,7 +129,8 @@ class Calls:
             flight.answer(Head(error.status, error.content_type), said.encode())
             return
         except asyncio.CancelledError:
-            self._fail(under, "Ended", "the proxy was stopped", TokenUse(), "")
+            # The provider may have taken the request: what it bills for it is unknown, as after a kill.
+            self._fail(under, "Ended", "the proxy was stopped", under.reserved, "")
             raise
         await self._listen(flight, under, endpoint, response)
 

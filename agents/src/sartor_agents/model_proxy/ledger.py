@@ -90,7 +90,7 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.executescript(_SCHEMA)
-        lost = self._db.execute("UPDATE calls SET state = 'lost', ended = begun WHERE state = 'open'")
+        lost = self._db.execute("UPDATE calls SET state = 'lost', ended = begun, request = NULL WHERE state = 'open'")
         self.lost = lost.rowcount
         """Calls that were under way when the last life ended."""
 
@@ -151,7 +151,8 @@ class Ledger:
     def lose(self, run: str, call: str, *, now: float) -> None:
         """Charge a call that is open, and that nobody works on any more, with all that was reserved for it."""
         self._db.execute(
-            "UPDATE calls SET state = 'lost', ended = ? WHERE run = ? AND id = ? AND state = 'open'", (now, run, call)
+            "UPDATE calls SET state = 'lost', ended = ?, request = NULL WHERE run = ? AND id = ? AND state = 'open'",
+            (now, run, call),
         )
 
     def record(
@@ -170,6 +171,8 @@ class Ledger:
         """The call gave no answer; `use` and `money` are what it is charged with. It may be made again."""
         with self._transaction():
             self._settle(number, "failed", use, money, endpoint, bool(use.total), now)
+            # Only a recorded call is replayed; the requests of the others would fill the disk in a long outage.
+            self._db.execute("UPDATE calls SET request = NULL WHERE number = ?", (number,))
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[None]:

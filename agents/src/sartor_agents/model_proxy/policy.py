@@ -25,6 +25,7 @@ FORBIDDEN = {
     "functions": "use tools",
     "web_search_options": "the provider would search the network for the agent",
     "audio": "only text is paid for",
+    "prediction": "rejected tokens of a prediction are paid for beyond any limit",
     "modalities": "only text is paid for",
     "context_management": "the provider would change the conversation unrecorded",
 }
@@ -84,6 +85,8 @@ def admit(api: Api, raw: bytes, grant: Grant, *, call: str | None, most_output: 
         limit = "max_output_tokens"
     else:
         content.pop("store", None)
+        if "max_tokens" in content and "max_completion_tokens" in content:
+            raise RequestRefusedError("max_tokens and max_completion_tokens: give one of the two", "max_tokens")
         limit = "max_tokens" if "max_tokens" in content else "max_completion_tokens"
         if content.get("stream"):
             options = content.get("stream_options")
@@ -120,6 +123,7 @@ def _check_tools(tools: object) -> None:
             raise RequestRefusedError(
                 f"tools: {kind!r} would be carried out by the provider, outside of the sandbox; use functions", "tools"
             )
+        _check_tools(tool.get("tools"))
 
 
 def _check_fetching(content: dict[str, Any]) -> None:
@@ -128,7 +132,7 @@ def _check_fetching(content: dict[str, Any]) -> None:
     for name in ("input", "messages"):
         if isinstance(content.get(name), list):
             entries += content[name]
-    parts = [part for entry in entries if isinstance(entry, dict) for part in _parts(entry)]
+    parts = [part for entry in entries if isinstance(entry, dict) for part in (entry, *_parts(entry))]
     for part in parts:
         if str(part.get("type")) in ("input_image", "image_url", "input_file", "file", "input_audio"):
             raise RequestRefusedError(f"{part.get('type')}: only text is let through", "input")
