@@ -1,4 +1,4 @@
-"""A run with models: real planner and implementer processes, the real model proxy, a scripted provider.
+"""A run with models: the real planner, implementer and model proxy, a scripted provider.
 
 Judge, evaluator, baseline and the candidate's server are the small programs of the run's own tests.
 """
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from model_run import ModelRun, served
 from scripted_provider import Program, Provider, Seen, Turn
@@ -31,9 +32,9 @@ pytestmark = pytest.mark.skipif(sandbox_program() is None, reason="commands of a
 
 
 def test_the_honest_engineer_gets_a_stack_promoted(tmp_path: Path) -> None:
-    """By Chat Completions; `tests/agents` has the same by Responses with real gates."""
+    """In processes of their own, by Chat Completions; `tests/agents` has the same by Responses with real gates."""
     with Provider(honest.Engineer(served)) as provider:
-        run = ModelRun(tmp_path, provider, "chatCompletions")
+        run = ModelRun(tmp_path, provider, "chatCompletions", processes=True)
         finished = run.drive()
     assert finished.outcome is Outcome.CONFIRMED
     assert provider.refused == [], "a real service would have taken every request"
@@ -160,12 +161,12 @@ sys.path[:0] = {path!r}
 from model_run import ModelRun
 from scripted_provider import Provider
 provider = Provider(lambda seen: None, port={port})
-ModelRun(Path({root!r}), provider, {api!r}).drive()
+ModelRun(Path({root!r}), provider, processes={processes!r}).drive()
 """
 
 
-@pytest.mark.parametrize("after", [2, 5])
-def test_killed_anywhere_no_recorded_call_is_paid_again(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(("after", "processes"), [(2, False), (5, True)], ids=["planning", "implementing"])
+def test_killed_anywhere_no_recorded_call_is_paid_again(tmp_path: Path, after: int, processes: bool) -> None:
     engineer = honest.Engineer(served)
     session: list[subprocess.Popen[bytes]] = []
 
@@ -180,10 +181,10 @@ def test_killed_anywhere_no_recorded_call_is_paid_again(tmp_path: Path, after: i
     with Provider(program) as provider:
         run = ModelRun(tmp_path, provider, budget=Budget(rounds=1, wall_clock_seconds=3600))
         run.make()
-        text = SESSION.format(path=sys.path, port=provider.port, root=str(tmp_path), api="responses")
+        text = SESSION.format(path=sys.path, port=provider.port, root=str(tmp_path), processes=processes)
         session.append(subprocess.Popen([sys.executable, "-c", text], start_new_session=True))
         assert session[0].wait(120) == -signal.SIGKILL
-        time.sleep(1.0)
+        until_gone(tmp_path)
         recorded = run_ledger(run)
         asked = len(provider.seen)
         finished = run.drive()
@@ -194,6 +195,14 @@ def test_killed_anywhere_no_recorded_call_is_paid_again(tmp_path: Path, after: i
     assert repeated <= 1, "at most the one that was under way"
     assert recorded >= after - 1
     assert again <= 7 - recorded + 1
+
+
+def until_gone(folder: Path) -> None:
+    """The guards of a killed session end its processes, the proxy among them."""
+    deadline = time.monotonic() + 60
+    while any(str(folder) in " ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"])):
+        assert time.monotonic() < deadline, "processes outlived their session"
+        time.sleep(0.05)
 
 
 def run_ledger(run: ModelRun) -> int:
