@@ -136,6 +136,7 @@ def told(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.timeout(1200)
 def test_the_honest_engineer_through_openai(whole: Whole) -> None:
     engineer = whole.engineer()
     result, provider = whole.run(engineer, "openai")
@@ -151,6 +152,8 @@ def test_the_honest_engineer_through_openai(whole: Whole) -> None:
     assert sum(isinstance(event, Answered) for event in events) == 8
 
 
+@pytest.mark.exhaustive  # the way of the run is that of `openai`; what Codex does is in tests/unit/codex
+@pytest.mark.timeout(1800)
 def test_the_honest_engineer_through_codex(whole: Whole) -> None:
     try:
         ensure_codex(cache_folder(), print)

@@ -34,12 +34,13 @@ pytestmark = pytest.mark.skipif(sandbox_program() is None, reason="commands of a
 def test_the_honest_engineer_gets_a_stack_promoted(tmp_path: Path) -> None:
     """In processes of their own, by Chat Completions; `tests/agents` has the same by Responses with real gates."""
     with Provider(honest.Engineer(served)) as provider:
-        run = ModelRun(tmp_path, provider, "chatCompletions", processes=True)
+        budget = Budget(rounds=1, wall_clock_seconds=3600)
+        run = ModelRun(tmp_path, provider, "chatCompletions", budget=budget, processes=True)
         finished = run.drive()
     assert finished.outcome is Outcome.CONFIRMED
     assert provider.refused == [], "a real service would have taken every request"
     assert run.failures(StepKind.PLAN) == run.failures(StepKind.IMPLEMENT) == []
-    assert (run.layout.stack / "__main__.py").read_text().endswith("# round 1\n"), "round 2 was no faster"
+    assert (run.layout.stack / "__main__.py").read_text().endswith("# round 1\n")
     paid = sum(one.input + one.output for one in provider.paid)
     assert run.spent() == paid, "the run's books have what the provider counted, no more and no less"
     money = sum(record.cost.money for record in run.records())

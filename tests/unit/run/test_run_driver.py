@@ -172,9 +172,8 @@ def test_a_pause_holds_before_the_next_step_and_is_not_charged(tmp_path: Path) -
 
     def wishes(repository: RunRepository) -> Control:
         nonlocal looks
-        planned = repository.read_text("rounds/001/0002-plan-1.json") is not None
-        looks += planned
-        return Control(pause=planned and looks < 1000)
+        looks += bool(looks) or repository.read_text("rounds/001/0002-plan-1.json") is not None
+        return Control(pause=0 < looks < 1000)
 
     driver = steered(tmp_path, wishes, rounds=1)
     assert driver.drive().outcome is Outcome.CONFIRMED
