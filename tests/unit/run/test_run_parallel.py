@@ -84,7 +84,9 @@ def test_each_candidate_has_a_branch_of_its_own_and_the_memory_is_that_of_the_re
         assert repository.read_text(path) == text, path
 
 
-@pytest.mark.parametrize("stride", [pytest.param(7, id="some"), pytest.param(1, id="each", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "stride", [pytest.param(7, id="some"), pytest.param(1, id="each", marks=pytest.mark.exhaustive)]
+)
 def test_cut_at_every_write_with_two_at_work_nothing_is_lost_or_done_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
