@@ -52,6 +52,21 @@ def test_a_plan_comes_beside_an_implementer_but_never_beside_a_plan_or_a_measure
     assert any(MEASURING & kinds and StepKind.IMPLEMENT in kinds for kinds in rolling.seen)
 
 
+def test_a_round_that_backs_off_holds_up_no_other() -> None:
+    def results(begin: Begin, failures: int) -> StepResult | None:
+        if begin.step is StepKind.IMPLEMENT and begin.round == 1 and not failures:
+            return verdict(FailureClass.PROVIDER)
+        return None
+
+    world = SideBySide(wide(2, exclusive=False, rounds=2), results)
+    world.run()
+    at = {record.id: record.started for record in world.records}
+    ended = next(record.finished for record in world.records if record.id == "002/implement/1/1")
+    assert at["002/judge/1/1"] == ended < at["001/implement/1/2"], (
+        "what is due now comes before what may be tried later"
+    )
+
+
 def test_a_candidate_has_to_beat_what_was_the_incumbent_when_it_was_measured() -> None:
     """Round 1 takes its time: when it is measured, round 2 is the incumbent, and stays so."""
 
