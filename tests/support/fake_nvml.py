@@ -21,6 +21,8 @@ class Device:
     mig: int = 0
     power_limit: int = 700_000
     pids: list[int] = field(default_factory=list[int])
+    energy_mj: int = 5_000_000
+    used: dict[int, int] = field(default_factory=dict[int, int])
     supports: set[str] | None = None
 
 
@@ -64,6 +66,10 @@ class FakeNvml:
                 return answer(device, *arguments[1:])
 
 
+def _processes(device: Device) -> list[Any]:
+    return [SimpleNamespace(pid=pid, usedGpuMemory=device.used.get(pid)) for pid in device.pids]
+
+
 _CLOCKS = {"NVML_CLOCK_SM": 1980, "NVML_CLOCK_MEM": 3201}
 _ANSWERS: dict[str, tuple[str, Any]] = {
     "nvmlSystemGetDriverVersion": ("driver", None),
@@ -74,7 +80,7 @@ _ANSWERS: dict[str, tuple[str, Any]] = {
     "nvmlDeviceGetEnforcedPowerLimit": ("power", lambda device: device.power_limit),
     "nvmlDeviceGetMaxClockInfo": ("clocks", lambda device, kind: _CLOCKS[kind]),
     "nvmlDeviceGetApplicationsClock": ("clocks", lambda device, kind: 1500),
-    "nvmlDeviceGetClockInfo": ("clocks", lambda device, kind: 1830),
+    "nvmlDeviceGetClockInfo": ("clocks", lambda device, kind: {"NVML_CLOCK_SM": 1830, "NVML_CLOCK_MEM": 3200}[kind]),
     "nvmlDeviceGetEccMode": ("ecc", lambda device: [1, 1]),
     "nvmlDeviceGetMigMode": ("mig", lambda device: [device.mig, device.mig]),
     "nvmlDeviceGetPersistenceMode": ("persistence", lambda device: 1),
@@ -86,7 +92,8 @@ _ANSWERS: dict[str, tuple[str, Any]] = {
     ),
     "nvmlDeviceGetTotalEccErrors": ("ecc", lambda device, kind, counter: device.uncorrected),
     "nvmlDeviceGetPowerUsage": ("power", lambda device: 350_000),
+    "nvmlDeviceGetTotalEnergyConsumption": ("energy", lambda device: device.energy_mj),
     "nvmlDeviceGetTemperature": ("temperature", lambda device, sensor: 61),
-    "nvmlDeviceGetComputeRunningProcesses": ("processes", lambda device: [SimpleNamespace(pid=p) for p in device.pids]),
+    "nvmlDeviceGetComputeRunningProcesses": ("processes", _processes),
     "nvmlDeviceGetGraphicsRunningProcesses": ("processes", lambda device: []),
 }

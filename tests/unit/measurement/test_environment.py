@@ -237,6 +237,31 @@ def test_processes_of_the_measurement_may_compute() -> None:
     assert around(Device(pids=[mine, 1]), change(), pids=known, arms=2) == [Reason.FOREIGN_PROCESS]
 
 
+def test_energy_and_memory_of_a_window_are_the_arms_own() -> None:
+    mine = os.getpid()
+    device = Device(pids=[mine, 77], used={mine: 3 << 30, 77: 1 << 30})
+    surroundings = Surroundings({"candidate": mine}, 2, Nvml(FakeNvml(device, Device(uuid="GPU-2", energy_mj=1))))
+    before = surroundings.read()
+    device.energy_mj += 42_000
+    after = surroundings.read()
+    seen = surroundings.between(before, after, arm="candidate")
+    assert seen.energy_j == 42.0
+    assert seen.device_bytes == 3 << 30
+    assert surroundings.between(before, after, arm="baseline").device_bytes is None  # runs in another pod
+    assert before.accelerators[0].as_record()["memory_clock_mhz"] == 3200
+
+
+def test_energy_that_not_every_device_counts_or_that_starts_anew_is_not_guessed() -> None:
+    device = Device()
+    for other in (Device(uuid="GPU-2", supports={"name", "uuid"}), Device(uuid="GPU-2")):
+        surroundings = Surroundings({}, 1, Nvml(FakeNvml(device, other)))
+        before = surroundings.read()
+        other.energy_mj = 3
+        assert surroundings.between(before, surroundings.read(), arm="candidate").energy_j is None
+    nothing = Surroundings({}, 1)
+    assert nothing.between(nothing.read(), nothing.read(), arm="candidate").energy_j is None
+
+
 # --- readings -----------------------------------------------------------------------------------------------------------
 
 

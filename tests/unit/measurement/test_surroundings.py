@@ -17,7 +17,7 @@ from sartor_agents.measurement.handover import HandoverWatch, finished_requests,
 from sartor_agents.measurement.messages import Endpoint, FailureClass, Reason
 from sartor_agents.measurement.pairs import Pair, judge_pair, run_pair, too_many
 from sartor_agents.measurement.policy import MeasurementPolicy
-from sartor_agents.measurement.results import answers_to_check
+from sartor_agents.measurement.results import PairTable, answers_to_check
 from sartor_agents.measurement.samples import ErrorClass, GenerationRequest
 from sartor_agents.measurement.tokens import TokenCounter
 from sartor_agents.measurement.windows import StageRun, WindowRun, WindowRunner
@@ -71,6 +71,21 @@ def test_what_most_void_pairs_say_ends_the_measurement(
 ) -> None:
     failure = too_many(pairs, MeasurementPolicy(invalid_pairs_max=4))
     assert (failure and failure.reason, failure and failure.failure_class) == (reason, blamed)
+
+
+def test_energy_per_token_and_memory_are_kept_by_arm_where_there_are_devices() -> None:
+    table = PairTable([STAGE])
+    table.pairs.append(Pair(window(), window(arm="baseline"), None))
+    assert not {"joules_per_token", "device_bytes"} & table.surroundings().keys()
+    held = {"accelerators": ({"uuid": "GPU-1"},), "energy_j": 50.0, "device_bytes": 1 << 30}
+    failed = window(arm="baseline", error=ErrorClass.STALL, **{**held, "energy_j": 7.0})
+    table.pairs.append(Pair(window(**held), failed, None))
+    seen = table.surroundings()
+    assert seen["joules_per_token"] == {
+        "candidate": [None, 5.0],
+        "baseline": [None, None],
+    }  # no token, no energy of one
+    assert seen["device_bytes"] == {"candidate": [None, 1 << 30], "baseline": [None, 1 << 30]}
 
 
 def test_which_answers_are_checked_is_drawn_by_lot() -> None:

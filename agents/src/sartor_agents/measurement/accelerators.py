@@ -6,8 +6,8 @@ NVML answers each question or says that this device does not support it; what is
 Nothing here needs privileges.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
@@ -27,7 +27,8 @@ _SLOWED = {
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorState:
-    """One device at one moment. `slowed_ns` is time in thermal violation since the driver was loaded, if counted."""
+    """One device at one moment. `slowed_ns` is time in thermal violation and `energy_mj` the energy used (mJ), both since
+    the driver was loaded; `memory` is what each process holds of the device's, bytes. What is not counted is absent."""
 
     uuid: str
     slowdown: tuple[str, ...]
@@ -37,12 +38,16 @@ class AcceleratorState:
     sm_clock_mhz: int | None = None
     temperature_c: int | None = None
     power_w: float | None = None
+    memory_clock_mhz: int | None = None
+    energy_mj: int | None = None
+    memory: Mapping[int, int] = field(default_factory=dict[int, int])
 
     def as_record(self) -> dict[str, JsonValue]:
         """What is kept beside a measurement; process ids mean nothing later."""
         return {
             "uuid": self.uuid,
             "sm_clock_mhz": self.sm_clock_mhz,
+            "memory_clock_mhz": self.memory_clock_mhz,
             "temperature_c": self.temperature_c,
             "power_w": self.power_w,
             "slowdown": list(self.slowdown),
@@ -112,23 +117,28 @@ class Nvml:
             )
         )
         power = ask(lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000)
+        processes = self._processes(device)
         return AcceleratorState(
             uuid=ask(lambda: _text(nvml.nvmlDeviceGetUUID(device))) or "",
             slowdown=tuple(name for bit, name in _SLOWED.items() if bits & bit),
             slowed_ns=violation,
             uncorrected=errors,
-            pids=self._pids(device),
+            pids=frozenset(processes),
             sm_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM)),
             temperature_c=ask(lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU)),
             power_w=power,
+            memory_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM)),
+            energy_mj=ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device)),
+            memory={pid: used for pid, used in processes.items() if used is not None},
         )
 
-    def _pids(self, device: Any) -> frozenset[int]:
+    def _processes(self, device: Any) -> dict[int, int | None]:
+        """Who computes on the device, and the bytes that each holds of its memory (absent in a container, often)."""
         nvml = self._nvml
         found: list[Any] = []
         for processes in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
             found += self._ask(lambda processes=processes: list(processes(device))) or []
-        return frozenset(int(process.pid) for process in found)
+        return {int(process.pid): process.usedGpuMemory for process in found}
 
     def _ask(self, question: Callable[[], T]) -> T | None:
         try:
@@ -177,6 +187,24 @@ def faulty(before: Sequence[AcceleratorState], after: Sequence[AcceleratorState]
         if was is not None and state.uncorrected is not None and state.uncorrected > was:
             return f"{state.uuid} had {state.uncorrected - was} uncorrectable memory errors"
     return None
+
+
+def energy(before: Sequence[AcceleratorState], after: Sequence[AcceleratorState]) -> float | None:
+    """Joules that the devices used between two readings; None unless every one of them counts."""
+    earlier = {state.uuid: state.energy_mj for state in before}
+    used = 0
+    for state in after:
+        was = earlier.get(state.uuid)
+        if was is None or state.energy_mj is None or state.energy_mj < was:  # a counter that starts anew has lost count
+            return None
+        used += state.energy_mj - was
+    return used / 1000 if after else None
+
+
+def memory_of(states: Sequence[AcceleratorState], pids: frozenset[int]) -> int | None:
+    """Bytes of the devices' memory that these processes hold; None where none of them is known to hold any."""
+    held = [used for state in states for pid, used in state.memory.items() if pid in pids]
+    return sum(held) if held else None
 
 
 def _text(value: str | bytes) -> str:

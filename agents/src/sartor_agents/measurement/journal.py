@@ -73,7 +73,10 @@ class DisturbanceNote(Message):
 
 
 class WindowNote(Message):
-    """One window of one arm; `stolen` and `foreign` are shares of the machine's CPU, `idle_arms` processors."""
+    """One window of one arm; `stolen` and `foreign` are shares of the machine's CPU, `idle_arms` processors.
+
+    `energy_j` (joules of the accelerators) and `device_bytes` (what the arm held of their memory) where they are counted.
+    """
 
     stages: tuple[StageNote, ...]
     stolen: float
@@ -83,6 +86,8 @@ class WindowNote(Message):
     disturbances: tuple[DisturbanceNote, ...]
     accelerators: tuple[dict[str, JsonValue], ...]
     seconds: float
+    energy_j: float | None = None
+    device_bytes: int | None = None
 
 
 class PairNote(Message):
@@ -213,6 +218,8 @@ def _window(run: WindowRun) -> WindowNote:
         ),
         accelerators=run.accelerators,
         seconds=run.seconds,
+        energy_j=run.energy_j,
+        device_bytes=run.device_bytes,
     )
 
 
@@ -262,4 +269,6 @@ def window_run(
         tuple(Disturbance(one.reason, one.message, one.by) for one in note.disturbances),
         GeneratorLoad(load.seconds, load.cpu_seconds, (load.lag,), (load.late,)),
         note.accelerators,
+        note.energy_j,
+        note.device_bytes,
     )

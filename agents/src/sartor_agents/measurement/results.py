@@ -63,7 +63,8 @@ class PairTable:
 
     def surroundings(self) -> dict[str, JsonValue]:
         """What surrounded the windows, arm by arm and window by window: the share of the processors that others used, of
-        its core that the load generator used, and the accelerators at the end."""
+        its core that the load generator used, the accelerators at the end, their energy per token, and the memory that the
+        arm's processes held of theirs."""
         arms = {"candidate": [p.candidate for p in self.pairs], "baseline": [p.baseline for p in self.pairs]}
         found: dict[str, JsonValue] = {
             "contention": {arm: [round(run.contention.share, 3) for run in runs] for arm, runs in arms.items()},
@@ -71,6 +72,8 @@ class PairTable:
         }
         if any(run.accelerators for runs in arms.values() for run in runs):
             found["accelerator_states"] = {arm: [list(run.accelerators) for run in runs] for arm, runs in arms.items()}
+            found["joules_per_token"] = {arm: [run.joules_per_token for run in runs] for arm, runs in arms.items()}
+            found["device_bytes"] = {arm: [run.device_bytes for run in runs] for arm, runs in arms.items()}
         return found
 
     def combined(self) -> list[float]:

@@ -44,11 +44,16 @@ class Disturbance:
 
 @dataclass(frozen=True, slots=True)
 class Surrounded:
-    """What became known of one window: who else used the processors, what disturbed it, how the devices were."""
+    """What became known of one window: who else used the processors, what disturbed it, how the devices were at its end.
+
+    `energy_j`: what the devices used in it, joules. `device_bytes`: what the arm's processes held of their memory.
+    """
 
     contention: Contention
     disturbances: tuple[Disturbance, ...] = ()
     accelerators: tuple[dict[str, JsonValue], ...] = ()
+    energy_j: float | None = None
+    device_bytes: int | None = None
 
 
 @dataclass
@@ -95,6 +100,8 @@ class Surroundings:
             contention.between(before.cpu, after.cpu, arm=arm, servers_known=self._all_known),
             tuple(disturbances(replace(before, identity=self._origin or before.identity), after, known=known)),
             tuple(state.as_record() for state in after.accelerators),
+            devices.energy(before.accelerators, after.accelerators),
+            devices.memory_of(after.accelerators, contention.tree_pids([self.pids[arm]])) if arm in self.pids else None,
         )
 
 

@@ -96,6 +96,8 @@ class WindowRun:
     disturbances: tuple[Disturbance, ...] = ()
     generator: GeneratorLoad = IDLE
     accelerators: tuple[dict[str, JsonValue], ...] = ()
+    energy_j: float | None = None
+    device_bytes: int | None = None
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -105,6 +107,12 @@ class WindowRun:
     def warm(self) -> bool:
         """Whether every stage that chooses settled; what is only reported is scored from the middle of its window then."""
         return all(run.warm for run in self.stages if run.stage.in_objective)
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """The devices' energy of the whole window, warm-up and drain included, over all tokens that came in it."""
+        tokens = sum(sample.counted for sample in self.samples)
+        return self.energy_j / tokens if self.energy_j is not None and tokens else None
 
     def rates(self) -> dict[str, float]:
         return {name: rate for run in self.stages for name, rate in run.rates().items()}
@@ -156,6 +164,8 @@ class WindowRunner:
             (*seen.disturbances, *strangers(watch.seen, self._policy)),
             client.load,
             seen.accelerators,
+            seen.energy_j,
+            seen.device_bytes,
         )
 
     async def _run_all(
