@@ -57,6 +57,7 @@ class NativeDecoder:
             raise DecoderError(f"kv_pages {kv_pages} and threads {threads} must be positive")
         check_against_spec(read_config(model_dir), model_dir)
         weights = Weights(model_dir)
+        self.pages = kv_pages
         self._handle = ctypes.c_void_p()
         self._library = _open(library or build())
         require_memory(self._library.sartor_memory(kv_pages, threads), kv_pages)

@@ -36,12 +36,20 @@ class Decoder(Protocol):
         """Number formats and what computes them, for the log at start."""
         ...
 
+    @property
+    def pages(self) -> int:
+        """Pages of the cache: `spec.KV_PAGES`, or fewer where the device has no memory for all of them."""
+        ...
+
     def forward(self, segments: Sequence[Segment]) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
         """Write K and V of every row, and return `(argmax, logits)`.
 
         `argmax` is int32 [sum of outputs]; `logits` is float32 [sum of outputs of the segments that asked,
         VOCAB_SIZE], or None when none asked. Rows come in the order of the segments. The arrays may be overwritten by
-        the next call.
+        the next call. A row whose logits are not numbers has argmax −1.
+
+        Raises `StepMemoryError` when the step takes more memory than is left; it may be repeated with fewer rows.
+        Whatever else is raised ends the engine.
         """
         ...
 

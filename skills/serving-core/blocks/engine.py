@@ -22,11 +22,14 @@ from numpy.typing import NDArray
 
 from . import spec
 from .decoder import Decoder, Segment
+from .decoder_errors import StepMemoryError
 from .kv_pages import PagePool, pages_for
 from .metrics import EngineStats
 from .sampling import TokenLogprobs, token_logprobs
 from .sequence import Delta, FinishReason, Sequence
 
+if spec.PREFIX_REUSE:
+    from .prefix_pages import PrefixPool
 if spec.SPECULATION != "none":
     from .draft_width import DraftWidth
 if spec.SPECULATION == "prediction":
@@ -38,6 +41,10 @@ log = logging.getLogger("stack.engine")
 
 Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
 _NO_DRAFT: list[int] = []
+_NOT_A_NUMBER = (
+    "the model's logits for this request are not numbers (NaN): the checkpoint is damaged, or its numbers overflow in "
+    f"{spec.DTYPE}; check the weights, or send the request to the baseline"
+)
 
 
 class EngineDeadError(RuntimeError):
@@ -68,7 +75,11 @@ class Engine:
         self._deliver = deliver
         self._clock = clock
         self.stats = stats
-        self.pool = PagePool(spec.KV_PAGES)
+        if spec.PREFIX_REUSE:
+            self.pool = PrefixPool(decoder.pages)
+        else:
+            self.pool = PagePool(decoder.pages)
+        self._rows = spec.STEP_TOKENS  # of a step; fewer for a while after one was too large for the device's memory
         self._inbox: deque[Sequence] = deque()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -102,10 +113,10 @@ class Engine:
         never fit."""
         for sequence in sequences:
             longest = len(sequence.prompt) + sequence.params.max_tokens
-            if not sequence.prompt or pages_for(longest) > spec.KV_PAGES:
+            if not sequence.prompt or pages_for(longest) > self.pool.total:
                 raise ValueError(
                     f"a sequence of {len(sequence.prompt)} prompt tokens and up to {sequence.params.max_tokens} more does "
-                    f"not fit {spec.KV_PAGES} pages of {spec.PAGE_TOKENS} tokens"
+                    f"not fit {self.pool.total} pages of {spec.PAGE_TOKENS} tokens"
                 )
         if self.failure is not None:
             raise EngineDeadError(self.failure)
@@ -165,7 +176,11 @@ class Engine:
             return False
         started = self._clock()
         batch, segments = self._plan()
-        argmax, logits = self._decoder.forward(segments)
+        try:
+            argmax, logits = self._decoder.forward(segments)
+        except StepMemoryError as error:
+            self._shed(batch[0][0], sum(len(segment.tokens) for segment in segments), error)
+            return True
         finished = self._clock()
         rows = sum(len(segment.tokens) for segment in segments)
         if spec.SPECULATION != "none":
@@ -199,12 +214,15 @@ class Engine:
 
     def _admit(self) -> None:
         # Every running sequence may need one more page at the next step; admitting into those would only preempt at once.
-        while self._waiting and len(self._running) < spec.MAX_SEQUENCES:
+        while self._waiting and len(self._running) < min(spec.MAX_SEQUENCES, self._rows):
             sequence = self._waiting[0]
             needed = pages_for(len(sequence.tokens) + 1) + len(self._running)
             if needed > self.pool.free and self._running:
                 return
             self._waiting.popleft()
+            if spec.PREFIX_REUSE:
+                sequence.computed = self.pool.attach(sequence.pages, sequence.tokens)
+                self.stats.prefix(len(sequence.tokens), sequence.computed)
             if sequence.admitted is None:
                 sequence.admitted = self._clock()
                 if spec.SPECULATION != "none":
@@ -214,7 +232,8 @@ class Engine:
     def _plan(self) -> tuple[list[tuple[Sequence, list[int]]], list[Segment]]:
         """The next step: (sequence, its draft) and its segment, in order of admission."""
         decoding = [s for s in self._running if s.decoding]
-        rows_left = spec.STEP_TOKENS - len(decoding)
+        step_rows = self._rows
+        rows_left = step_rows - len(decoding)
         # While others decode, prompts are cut so that no step keeps them waiting for long.
         prefill_left = min(rows_left, spec.PREFILL_CHUNK) if decoding else rows_left
         chunks: dict[int, int] = {}
@@ -225,7 +244,7 @@ class Engine:
                 prefill_left -= size
                 rows_left -= size
         if spec.SPECULATION != "none":
-            rows = spec.STEP_TOKENS - rows_left
+            rows = step_rows - rows_left
             self._width.begin(rows, len(decoding))
 
         batch: list[tuple[Sequence, list[int]]] = []
@@ -260,12 +279,36 @@ class Engine:
         while sequence in self._running:
             if self.pool.grow(sequence.pages, tokens):
                 return True
-            youngest = self._running.pop()
-            self.pool.release(youngest.pages)
-            youngest.computed = 0
-            self._waiting.appendleft(youngest)
-            self.stats.preemptions += 1
+            self._put_back()
         return False
+
+    def _put_back(self) -> None:
+        """The sequence that was admitted last waits again; what it has computed is forgotten, its tokens are kept."""
+        youngest = self._running.pop()
+        self.pool.release(youngest.pages)
+        youngest.computed = 0
+        self._waiting.appendleft(youngest)
+        self.stats.preemptions += 1
+
+    def _shed(self, first: Sequence, rows: int, error: StepMemoryError) -> None:
+        """Go on with half as many rows a step; every sequence that ends gives some back. A row alone that fails, fails."""
+        if rows == 1:
+            self._deliver(self._fail(first, str(error)))
+            return
+        self._rows = rows // 2
+        log.warning("%s Going on with steps of %d rows", error, self._rows)
+        while len(self._running) > self._rows:
+            self._put_back()
+
+    def _fail(self, sequence: Sequence, failure: str) -> list[tuple[Sequence, Delta]]:
+        """End one sequence with an error; the others go on. What there is to deliver."""
+        log.error("a request failed: %s", failure)
+        if spec.PREFIX_REUSE:
+            self.pool.forget(sequence.pages)
+        self.pool.release(sequence.pages)
+        self._running.remove(sequence)
+        self.stats.finished(sequence, "error", self._clock())
+        return [] if sequence.cancelled else [(sequence, Delta([], "", [], "error", failure, 0, 0))]
 
     def _absorb(
         self,
@@ -282,6 +325,8 @@ class Engine:
         for (sequence, draft), segment in zip(batch, segments, strict=True):
             count = segment.outputs
             sequence.computed = segment.start + len(segment.tokens) - len(draft)
+            if spec.PREFIX_REUSE:
+                self.pool.remember(sequence.pages, sequence.tokens, sequence.computed)
             if count == 0:
                 continue
             greedy = choices[output_row : output_row + count]
@@ -290,11 +335,15 @@ class Engine:
             if segment.logits and logits is not None:
                 rows = logits[logits_row : logits_row + count]
                 logits_row += count
+            if greedy[0] < 0:
+                events += self._fail(sequence, _NOT_A_NUMBER)
+                continue
             delta = self._extend(sequence, draft, greedy, rows)
             self.stats.produced(sequence, delta, now)
             if delta.finish is not None:
                 self.pool.release(sequence.pages)
                 self._running.remove(sequence)
+                self._rows = min(self._rows + 1 + self._rows // 4, spec.STEP_TOKENS)
                 self.stats.finished(sequence, delta.finish, now)
             if not sequence.cancelled:
                 events.append((sequence, delta))
@@ -317,6 +366,8 @@ class Engine:
         reason: str | int | None = None
         accepted = 0
         for i in range(len(draft) + 1):
+            if i > 0 and greedy[i] < 0:
+                break  # not a number: the next step computes this row again, alone, and fails with it
             token = greedy[i] if rows is None else sequence.sampler.choose(rows[i], sequence.generated)
             if rows is not None and params.logprobs is not None:
                 logprobs.append(token_logprobs(rows[i], token, params.logprobs))

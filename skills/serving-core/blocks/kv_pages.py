@@ -13,12 +13,13 @@ from . import spec
 class PageTable:
     """The pages of one sequence; `view` is what the decoder reads. Grown and emptied only by a `PagePool`."""
 
-    __slots__ = ("_array", "count", "view")
+    __slots__ = ("_array", "count", "keys", "view")
 
     def __init__(self, capacity: int) -> None:
         self._array: NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
         self.count = 0
         self.view: NDArray[np.int32] = self._array[:0]
+        self.keys: list[bytes] = []  # what the full pages at its beginning hold; kept by pools that reuse prefixes
 
     def append(self, pages: list[int]) -> None:
         end = self.count + len(pages)
@@ -30,6 +31,7 @@ class PageTable:
         pages: list[int] = self.view.tolist()
         self.count = 0
         self.view = self._array[:0]
+        self.keys = []
         return pages
 
 
@@ -47,17 +49,20 @@ class PagePool:
     @property
     def usage(self) -> float:
         """The share of pages in use, 0 to 1."""
-        return (self.total - len(self._free)) / self.total
+        return (self.total - self.free) / self.total
 
     def grow(self, table: PageTable, tokens: int) -> bool:
         """Make `table` hold `tokens` positions. False, and nothing changed, when there are too few free pages."""
         missing = pages_for(tokens) - table.count
         if missing <= 0:
             return True
-        if missing > len(self._free):
+        if missing > self.free:
             return False
-        table.append([self._free.pop() for _ in range(missing)])
+        table.append([self._take() for _ in range(missing)])
         return True
+
+    def _take(self) -> int:
+        return self._free.pop()
 
     def release(self, table: PageTable) -> None:
         """Take back everything that `table` holds; idempotent."""

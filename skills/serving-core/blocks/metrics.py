@@ -65,6 +65,8 @@ class EngineStats:
         self.drafts = 0
         self.draft_tokens = 0
         self.accepted_tokens = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
         self.accepted_at: list[int] = [0] * spec.DRAFT_WIDTH
         self.requests: Counter[str] = Counter()  # by endpoint
         self.handovers: Counter[str] = Counter()  # by reason
@@ -72,6 +74,11 @@ class EngineStats:
     def step(self, rows: int, seconds: float) -> None:
         self.step_tokens.observe(rows)
         self.step_seconds += seconds
+
+    def prefix(self, tokens: int, found: int) -> None:
+        """A sequence of `tokens` was admitted, `found` of which were in the cache."""
+        self.prefix_queries += tokens
+        self.prefix_hits += found
 
     def produced(self, sequence: Sequence, delta: Delta, now: float) -> None:
         count = len(delta.tokens)
@@ -146,6 +153,11 @@ def _collect(stats: EngineStats, model: str) -> Iterator[Metric]:
             ("vllm:spec_decode_num_drafts", "Steps of a sequence with a draft.", stats.drafts),
             ("vllm:spec_decode_num_draft_tokens", "Draft tokens.", stats.draft_tokens),
             ("vllm:spec_decode_num_accepted_tokens", "Accepted draft tokens.", stats.accepted_tokens),
+        ]
+    if spec.PREFIX_REUSE:
+        counters += [
+            ("vllm:prefix_cache_queries", "Tokens of admitted sequences.", stats.prefix_queries),
+            ("vllm:prefix_cache_hits", "Tokens of admitted sequences found in the cache.", stats.prefix_hits),
         ]
     for name, text, value in counters:
         counter = CounterMetricFamily(name, text, labels=names)

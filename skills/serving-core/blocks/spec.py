@@ -24,9 +24,11 @@ BOS_TOKEN_ID: int | None = 1
 SERVED_MODEL_NAME: str = "model"
 
 # The arithmetic.
-DECODER: Literal["native", "torch"] = "native"
+DECODER: Literal["native", "torch", "cuda"] = "native"
 DTYPE: Literal["bfloat16", "float32"] = "bfloat16"
 THREADS: int = 1
+GRAPH_ROWS: int = 16  # rows of the smallest CUDA graph
+ATTENTION_BLOCK: int = 64  # positions that the paged attention kernel takes at a time
 
 # Cache, batching, admission.
 PAGE_TOKENS: int = 16
@@ -35,6 +37,7 @@ MAX_SEQUENCES: int = 16
 STEP_TOKENS: int = 256
 PREFILL_CHUNK: int = 256
 MAX_WAITING: int = 1024
+PREFIX_REUSE: bool = False  # whether a prompt's beginning that was computed before is taken from the cache
 
 # Speculation.
 SPECULATION: Literal["none", "prediction", "prompt-lookup"] = "none"

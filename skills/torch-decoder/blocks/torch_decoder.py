@@ -83,7 +83,7 @@ class TorchDecoder:
             self._keys, self._values = torch.zeros(shape, dtype=dtype, device=self._device).unbind(0)
         except (RuntimeError, MemoryError) as error:  # torch reports a failed allocation as RuntimeError
             raise DecoderError(f"no memory for the weights and {kv_pages} KV pages: {error}") from error
-        self._kv_pages = kv_pages
+        self.pages = kv_pages
         tables = rope_tables(spec.MAX_MODEL_LEN)
         self._cosines, self._sines = (torch.from_numpy(table).to(self._device) for table in tables)
         self._closed = False
@@ -157,7 +157,7 @@ class TorchDecoder:
                 problem = "it has no tokens, or wants more outputs than it has tokens"
             elif start < 0 or end > spec.MAX_MODEL_LEN:
                 problem = f"its positions do not lie within 0 and MAX_MODEL_LEN = {spec.MAX_MODEL_LEN}"
-            elif len(used) * spec.PAGE_TOKENS < end or min(used) < 0 or max(used) >= self._kv_pages:
+            elif len(used) * spec.PAGE_TOKENS < end or min(used) < 0 or max(used) >= self.pages:
                 problem = "its pages are too few for its positions, or not pages of the cache"
             elif min(tokens) < 0 or max(tokens) >= spec.VOCAB_SIZE:
                 problem = f"a token is not within the vocabulary of {spec.VOCAB_SIZE}"

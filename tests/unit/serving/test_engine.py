@@ -99,7 +99,21 @@ requests = st.lists(
 @given(plan=requests)
 def test_any_mix_of_requests_gives_each_its_own_text(speculation: str, adaptive: bool, plan: Any) -> None:
     """Chunking, batching, preemption (24 pages are few), cancelling and drafts change nothing in anybody's text."""
-    run = Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=adaptive, **SMALL))
+    any_mix(Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=adaptive, **SMALL)), plan)
+
+
+beginnings = st.sampled_from([[7] * 12, [7] * 8 + [9] * 8, [7, 8] * 6])
+
+
+@pytest.mark.parametrize("speculation", ["none", "prediction"])
+@settings(max_examples=60, deadline=None)
+@given(plan=requests, prefixes=st.lists(beginnings, min_size=9, max_size=9))
+def test_prompts_that_begin_alike_share_pages_and_nothing_else(speculation: str, plan: Any, prefixes: Any) -> None:
+    shared = [(prefix + prompt[:14], *rest) for prefix, (prompt, *rest) in zip(prefixes, plan, strict=False)]
+    any_mix(Run(toy.stack(SPECULATION=speculation, PREFIX_REUSE=True, **SMALL)), shared)
+
+
+def any_mix(run: Run, plan: Any) -> None:
     sequences = []
     for prompt, max_tokens, _, _, kind in plan:
         right = toy.plain(prompt, toy.scattered, max_tokens)
@@ -294,6 +308,123 @@ def test_a_decoder_that_raises_fails_everybody_clearly_and_nobody_waits() -> Non
         run.submit(run.sequence([5]))
     run.engine.stop()
     assert run.engine.pool.free == run.engine.pool.total
+
+
+@pytest.mark.parametrize("speculation", ["none", "prediction"])
+def test_a_step_too_large_for_the_memory_is_made_smaller_and_nobody_is_lost(speculation: str) -> None:
+    run = Run(toy.stack(**{**SMALL, "KV_PAGES": 64, "SPECULATION": speculation}))
+    texts = [toy.plain([10 + i], toy.scattered, 8) for i in range(6)]
+    sequences = [run.sequence([10 + i], max_tokens=8, prediction=text) for i, text in enumerate(texts)]
+    run.submit(*sequences)
+    run.engine.step()
+    run.decoder.room = 2
+    run.finish()
+    for sequence, text in zip(sequences, texts, strict=True):
+        assert run.tokens(sequence) == text
+        assert run.finishes(sequence) == ["length"]
+    assert max(len(step) for step in run.decoder.steps[1:]) == 2
+    assert run.stats.preemptions >= 2
+    assert run.engine.failure is None
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+def test_a_prompt_too_large_for_the_memory_is_taken_in_smaller_chunks() -> None:
+    run = Run(toy.stack(**SMALL))
+    sequence = run.sequence([5] * 12)
+    run.decoder.room = 5
+    run.submit(sequence)
+    run.finish()
+    assert run.tokens(sequence) == toy.plain([5] * 12, toy.scattered, 20)
+    assert [rows for step in run.decoder.steps for _, rows, _ in step][:4] == [3, 3, 3, 3]
+
+
+def test_room_comes_back_with_every_sequence_that_ends() -> None:
+    run = Run(toy.stack(**{**SMALL, "KV_PAGES": 64}))
+    run.submit(*[run.sequence([10 + i], max_tokens=3) for i in range(12)])
+    run.engine.step()
+    run.decoder.room = 2
+    run.engine.step()
+    run.decoder.room = None
+    run.finish()
+    assert max(len(step) for step in run.decoder.steps[-4:]) == 4
+
+
+def test_a_request_fails_when_there_is_no_memory_for_a_single_row_and_the_server_goes_on() -> None:
+    run = Run(toy.stack(**SMALL))
+    first, second = run.sequence([5] * 12), run.sequence([6])
+    run.decoder.room = 0
+    run.submit(first)
+    run.finish()
+    run.decoder.room = None
+    run.submit(second)
+    run.finish()
+    assert run.finishes(first) == ["error"]
+    assert "planted shortage" in str(run.deltas[id(first)][-1].stop_reason)
+    assert run.tokens(second) == toy.plain([6], toy.scattered, 20)
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+@pytest.mark.parametrize("speculation", ["none", "prediction"])
+def test_logits_that_are_not_numbers_end_their_own_request_alone(speculation: str) -> None:
+    run = Run(toy.stack(**{**SMALL, "SPECULATION": speculation, "DRAFT_ADAPTIVE": False}))
+    right = toy.plain([5, 6], toy.scattered, 20)
+    run.decoder.broken = lambda context: len(context) == 9 and context[0] == 5
+    poisoned, other = run.sequence([5, 6], prediction=right), run.sequence([7], prediction=[9] * 20)
+    run.submit(poisoned, other)
+    run.finish()
+    assert run.tokens(poisoned) == right[:7]  # what came before is right
+    assert run.finishes(poisoned) == ["error"]
+    assert "not numbers" in str(run.deltas[id(poisoned)][-1].stop_reason)
+    assert run.tokens(other) == toy.plain([7], toy.scattered, 20)
+    assert run.engine.failure is None
+
+
+def test_a_beginning_is_computed_once() -> None:
+    run = Run(toy.stack(PREFIX_REUSE=True, **{**SMALL, "KV_PAGES": 64}))
+    system = [7] * 12
+    for end in (5, 6):
+        sequence = run.sequence([*system, end], max_tokens=3)
+        run.submit(sequence)
+        run.finish()
+        assert run.tokens(sequence) == toy.plain([*system, end], toy.scattered, 3)
+    starts = [start for step in run.decoder.steps for start, _, _ in step]
+    assert starts == [0, 13, 14, 12, 13, 14]
+    assert (run.stats.prefix_queries, run.stats.prefix_hits) == (26, 12)
+
+
+def test_the_very_same_prompt_computes_its_last_token_again() -> None:
+    """Its row is where the answer comes from; and a page that only the last token would fill is not full."""
+    run = Run(toy.stack(PREFIX_REUSE=True, **{**SMALL, "KV_PAGES": 64}))
+    for _ in range(2):
+        sequence = run.sequence([7] * 12, max_tokens=2)
+        run.submit(sequence)
+        run.finish()
+        assert run.tokens(sequence) == toy.plain([7] * 12, toy.scattered, 2)
+    assert run.stats.prefix_hits == 8
+
+
+def test_pages_of_a_damaged_sequence_are_found_by_nobody() -> None:
+    run = Run(toy.stack(PREFIX_REUSE=True, **{**SMALL, "KV_PAGES": 64}))
+    run.decoder.broken = lambda context: len(context) == 13
+    first = run.sequence([7] * 13)
+    run.submit(first)
+    run.finish()
+    assert run.finishes(first) == ["error"]
+    run.decoder.broken = lambda context: False
+    second = run.sequence([7] * 13, max_tokens=2)
+    run.submit(second)
+    run.finish()
+    assert run.stats.prefix_hits == 0
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+def test_a_draft_that_would_have_led_to_no_number_costs_nothing() -> None:
+    run = Run(toy.stack(**{**SMALL, "SPECULATION": "prediction", "DRAFT_ADAPTIVE": False}))
+    run.decoder.broken = lambda context: 9 in context[2:]
+    sequence = run.sequence([5, 6], prediction=[9] * 20, max_tokens=6)
+    run.submit(sequence)
+    run.finish()
+    assert run.tokens(sequence) == toy.plain([5, 6], toy.scattered, 6)
 
 
 def test_the_thread_serves_submissions_from_many_threads() -> None:

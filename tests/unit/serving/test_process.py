@@ -24,6 +24,7 @@ import numpy as np
 
 class NativeDecoder:
     arithmetic = "counting"
+    pages = 1024
 
     def __init__(self, model_dir, *, kv_pages, threads):
         self.steps = 0

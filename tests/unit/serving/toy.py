@@ -73,6 +73,10 @@ class ToyDecoder:
     def __init__(self, made: Stack, rule: Callable[[Sequence[int]], int] = scattered) -> None:
         self.spec = made.spec
         self.rule = rule
+        self.pages = made.spec.KV_PAGES
+        self.room: int | None = None  # rows that a step may have before the device has no memory for it
+        self.broken: Callable[[Sequence[int]], bool] = lambda context: False  # contexts whose logits are not numbers
+        self.too_large = made.decoder_errors.StepMemoryError
         self.cache = np.full(made.spec.KV_PAGES * made.spec.PAGE_TOKENS, -1, dtype=np.int32)
         self.steps: list[list[tuple[int, int, int]]] = []  # (start, rows, outputs) of every segment
         self.fail_at: int | None = None
@@ -83,11 +87,17 @@ class ToyDecoder:
         self.before()
         if self.fail_at is not None and len(self.steps) >= self.fail_at:
             raise RuntimeError("planted failure")
+        if self.room is not None and sum(len(s.tokens) for s in segments) > self.room:
+            raise self.too_large("planted shortage.")
         self.steps.append([(s.start, len(s.tokens), s.outputs) for s in segments])
         assert sum(len(s.tokens) for s in segments) <= self.spec.STEP_TOKENS
         size = self.spec.PAGE_TOKENS
         owned = [int(page) for s in segments for page in s.pages]
-        assert len(owned) == len(set(owned)), "a page belongs to two sequences"
+        if self.spec.PREFIX_REUSE:  # what several read, nobody writes
+            written = [int(page) for s in segments for page in s.pages[s.start // size :]]
+            assert all(owned.count(page) == 1 for page in written), "a page is written that another sequence has"
+        else:
+            assert len(owned) == len(set(owned)), "a page belongs to two sequences"
         choices: list[int] = []
         rows: list[np.ndarray] = []
         for segment in segments:
@@ -100,7 +110,7 @@ class ToyDecoder:
             assert (context >= 0).all(), "a position that was never written"
             for row in range(end - segment.outputs, end):
                 known = context[: row + 1]
-                choices.append(self.rule(known))
+                choices.append(-1 if self.broken(known) else self.rule(known))
                 if segment.logits:
                     rows.append(toy_logits(known, choices[-1], self.spec.VOCAB_SIZE))
         logits = np.stack(rows) if rows else None
