@@ -87,7 +87,7 @@ def _serve(options: argparse.Namespace) -> None:
             spec.ARCHITECTURE,
             decoder.arithmetic,
             time.perf_counter() - started,
-            spec.KV_PAGES,
+            decoder.pages,
             spec.PAGE_TOKENS,
             spec.MAX_SEQUENCES,
             spec.SPECULATION,
@@ -100,7 +100,11 @@ def _decoder(model: Path) -> Decoder:
         from .native_decoder import NativeDecoder
 
         return NativeDecoder(model, kv_pages=spec.KV_PAGES, threads=spec.THREADS)
-    else:  # noqa: RET505 - one of the two branches is all that a composed stack has
+    elif spec.DECODER == "cuda":  # noqa: RET505 - one of the branches is all that a composed stack has
+        from .cuda_decoder import CudaDecoder
+
+        return CudaDecoder(model, kv_pages=spec.KV_PAGES)
+    else:
         from .torch_decoder import TorchDecoder
 
         return TorchDecoder(model, kv_pages=spec.KV_PAGES, threads=spec.THREADS)

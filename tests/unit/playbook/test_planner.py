@@ -1,5 +1,6 @@
 """The planner climbs by one move at a time, learns from what was measured, and stops when nothing is left."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -96,3 +97,19 @@ def test_it_ends_never_repeats_and_changes_one_thing_at_a_time(effects: dict[str
         before, after = trial.parent.recipes, trial.selection.recipes
         changed = [n for n in set(before) | set(after) if before.get(n) != after.get(n)]
         assert len({RECIPES[n].slot for n in changed}) == 1
+
+
+def test_a_parameter_that_a_recipe_takes_over_is_set_and_tuned_there_alone() -> None:
+    """A step of 2048 rows for a GPU stands in its decoder; to try the base's own 256 would cost a round for nothing."""
+    base = recipe("core", "base", 1.0, Parameter("ROWS", (128, 256), 256), Parameter("CHUNK", (32, 64), 32))
+    made = recipe("gpu", "decoder", 1.5, Parameter("ROWS", (1024, 2048), 2048))
+    recipes = {"core": base, "gpu": replace(made, requires=("core",))}
+    start = propose([], None, recipes, cores=1)
+    assert start is not None
+    assert start.selection.recipes == {"core": {"CHUNK": 32}, "gpu": {"ROWS": 2048}}
+    trials = [Trial(start.selection, None, 1.5)]
+    tuned: set[str] = set()
+    while (move := propose(trials, trials[0], recipes, cores=1)) is not None:
+        tuned.add(f"{move.recipe.name}: {move.detail}")
+        trials.append(Trial(move.selection, start.selection, 1.4))
+    assert tuned == {"core: CHUNK: 32 → 64", "gpu: ROWS: 2048 → 1024"}

@@ -54,10 +54,19 @@ def propose(
 
 def _starts(recipes: Mapping[str, Recipe], cores: int) -> Iterable[Move]:
     """A first stack for each decoder: the base and the decoder with its first parameters, nothing else."""
-    base = {name: _first(recipe, cores) for name, recipe in recipes.items() if recipe.slot == "base"}
+    bases = {name: recipe for name, recipe in recipes.items() if recipe.slot == "base"}
     for name, recipe in recipes.items():
         if recipe.slot == "decoder":
-            yield Move("start", Selection({**base, name: _first(recipe, cores)}), recipe, recipe.speedup)
+            first = {
+                base: {key: value for key, value in _first(made, cores).items() if key not in _taken(base, [recipe])}
+                for base, made in bases.items()
+            }
+            yield Move("start", Selection({**first, name: _first(recipe, cores)}), recipe, recipe.speedup)
+
+
+def _taken(name: str, others: Iterable[Recipe]) -> set[str]:
+    """Parameters of recipe `name` that a recipe built on it has as its own: that one's value is the one that counts."""
+    return {parameter.name for other in others if name in other.requires for parameter in other.parameters}
 
 
 def _first(recipe: Recipe, cores: int) -> Mapping[str, Scalar]:
@@ -78,7 +87,10 @@ def _moves(current: Selection, trials: Sequence[Trial], recipes: Mapping[str, Re
         yield Move("swap" if holder else "add", selection, recipe, gain, detail)
     for name, parameters in current.recipes.items():
         recipe = recipes.get(name)
+        taken = _taken(name, (recipes[other] for other in current.recipes if other in recipes))
         for parameter in recipe.parameters if recipe else ():
+            if parameter.name in taken:
+                continue
             now = parameters.get(parameter.name, parameter.default)
             for value in _worth_trying(parameter, name, now, trials, cores):
                 selection = current.with_recipe(name, {**parameters, parameter.name: value})

@@ -1,0 +1,302 @@
+"""The decoder step for an NVIDIA GPU: PyTorch's matrix products, Triton kernels between them, CUDA graphs around both.
+
+A step is laid out on the host (`cuda_batch`), sent in one copy, and runs without waiting for the host until the chosen
+tokens, four bytes a row, come back. Steps of few rows are padded to a bucket and replayed as a graph (`cuda_graphs`);
+steps with chunks of prompts run as they come, with PyTorch's FlashAttention for the chunks.
+
+Within one bucket a row has the same bits whatever else is in the step: matrix products have one shape, attention adds up in
+a fixed order (`kernels_attention`). Between buckets, and between chunks of a prompt, rows agree up to rounding.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
+
+from . import kernels_reference, spec
+from .cuda_batch import NARROW_ROWS, Batch, Step, Wide
+from .cuda_device import cache_pages, require_device
+from .cuda_graphs import FEW, Graphs, Size, buckets
+from .cuda_weights import CheckpointSource, Layer, Source, fused, model_dtype, vector, weight_bytes
+from .decoder import Segment
+from .decoder_errors import DecoderError, StepMemoryError
+from .model_config import check_against_spec, read_config, rope_tables
+from .weights import Weights
+
+
+class CudaDecoder:
+    """`Decoder` on a CUDA device. Not safe for concurrent calls."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        kv_pages: int,
+        device: str = "cuda",
+        source: Source | None = None,
+        operations: Any = None,
+    ) -> None:
+        """Load the weights of `model_dir` to `device`, reserve up to `kv_pages` pages, and record the graphs.
+
+        `device` "cpu" runs the same steps with the reference kernels and without graphs, for tests. `source` gives the
+        weights in place of files, `operations` other kernels.
+
+        Raises `ModelError` for a checkpoint that is not the one of `spec`, and `DecoderError` where the device is
+        missing, too old or too small.
+        """
+        if kv_pages < 1:
+            raise DecoderError(f"kv_pages {kv_pages} must be positive")
+        check_against_spec(read_config(model_dir), model_dir)
+        self._device = torch.device(device)
+        self._closed = True  # until everything is there
+        self._name, self.pages, processors = "the CPU", kv_pages, 1
+        if self._device.type == "cuda":
+            self._name = require_device()
+            self.pages = cache_pages(kv_pages, weight_bytes())
+            processors = torch.cuda.get_device_properties(self._device).multi_processor_count
+        self._operations = operations or _operations(self._device)
+        # How attention cuts contexts for few sequences and for many: two kernels to compile, whatever comes.
+        few = _splits(1, processors)
+        self._splits = few, few if spec.MAX_SEQUENCES <= FEW else _splits(spec.MAX_SEQUENCES, processors)
+        try:
+            self._load(source or CheckpointSource(Weights(model_dir)))
+            self._record()
+        except torch.OutOfMemoryError as error:
+            raise DecoderError(
+                f"{self._name} has no memory left for the weights, {self.pages} KV pages and a step of {spec.STEP_TOKENS} "
+                f"rows; something else may use it too (nvidia-smi). Lower KV_PAGES or STEP_TOKENS. {_first_line(error)}"
+            ) from error
+        except RuntimeError as error:
+            _raise_driver_error(error)
+        self._closed = False
+
+    @property
+    def arithmetic(self) -> str:
+        """Number format, device and kernels, for the log."""
+        return f"{spec.DTYPE}, PyTorch {torch.__version__} on {self._name}, {self._graphs.count} graphs"
+
+    @torch.inference_mode()
+    def forward(self, segments: Sequence[Segment]) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+        """See `decoder.Decoder.forward`.
+
+        Raises `DecoderError` for a step that is refused, `StepMemoryError` for one that is too large for the memory left
+        (nothing is lost: the same rows may be written again), and `DecoderError` when the driver reports an error, after
+        which the process cannot use the device any more.
+        """
+        if self._closed:
+            raise DecoderError("the decoder was closed")
+        if not segments:
+            return np.empty(0, np.int32), None
+        rows = sum(len(segment.tokens) for segment in segments)
+        if rows > spec.STEP_TOKENS:
+            raise DecoderError(f"the step has more than STEP_TOKENS = {spec.STEP_TOKENS} rows")
+        if len(segments) > spec.MAX_SEQUENCES:
+            raise DecoderError(f"the step has more than MAX_SEQUENCES = {spec.MAX_SEQUENCES} segments")
+        try:
+            return self._forward(segments, rows)
+        except torch.OutOfMemoryError:
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()  # what is cached in pieces may be enough in one
+        except RuntimeError as error:
+            _raise_driver_error(error)
+        try:
+            return self._forward(segments, rows)
+        except torch.OutOfMemoryError as error:
+            raise StepMemoryError(
+                f"{self._name} has no memory for a step of {rows} rows of {len(segments)} sequences. {_first_line(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Release weights, cache and graphs; idempotent."""
+        self._closed = True
+        self._graphs.clear()
+        self._layers = []
+        self._keys = self._values = ()
+        self._embeddings = self._head = torch.empty(0)
+
+    @torch.inference_mode()
+    def _load(self, source: Source) -> None:
+        device = self._device
+        self._embeddings = fused(source, ["model.embed_tokens.weight"], device)
+        self._head = self._embeddings if spec.TIED_EMBEDDINGS else fused(source, ["lm_head.weight"], device)
+        self._final_norm = vector(source, "model.norm.weight", device)
+        self._layers = [Layer(source, index, device) for index in range(spec.LAYERS)]
+        tables = rope_tables(spec.MAX_MODEL_LEN)
+        self._cosines, self._sines = (torch.from_numpy(table).to(device) for table in tables)
+        # One page more: rows that only fill up a bucket write there, and nobody reads it.
+        slots = (self.pages + 1) * spec.PAGE_TOKENS
+        shape = (2, spec.LAYERS, slots, spec.KV_HEADS, spec.HEAD_DIM)
+        self._keys, self._values = (
+            part.unbind(0) for part in torch.zeros(shape, dtype=model_dtype(), device=device).unbind(0)
+        )
+
+    @torch.inference_mode()
+    def _record(self) -> None:
+        """Make every bucket's step, and run the largest step once: what does not fit shows now and not in service."""
+        group = spec.HEADS // spec.KV_HEADS
+        # Rows that share a product of the attention kernel; with drafts the same tile serves one row and all of them.
+        self._tile_rows = max(1, (16 if spec.SPECULATION == "none" else 64) // group)
+        self._batch = Batch(self._device, kv_pages=self.pages, scratch_page=self.pages, tile_rows=self._tile_rows)
+        self._graphs = Graphs(self._device)
+        self._buckets = buckets()
+        for rows in reversed(self._buckets):
+            for size in {self._size(rows, spec.MAX_SEQUENCES), self._size(rows, 1)}:
+                step = self._bucket_step(size)
+                self._graphs.add(size, lambda step=step: self._compute(step))
+        if self._device.type == "cuda":
+            length = min(spec.STEP_TOKENS, spec.MAX_MODEL_LEN)
+            pages = np.arange(-(-spec.MAX_MODEL_LEN // spec.PAGE_TOKENS), dtype=np.int32)
+            self._forward([Segment(pages, spec.MAX_MODEL_LEN - length, [0] * length, 1, True)], length)
+
+    def _size(self, rows: int, sequences: int) -> Size:
+        """The step that a bucket has for so many sequences."""
+        few = sequences <= FEW
+        most = min(FEW if few else spec.MAX_SEQUENCES, rows)
+        return Size(rows, self._batch.tiles_of(rows, most), self._splits[0 if few else 1])
+
+    def _bucket_step(self, size: Size) -> Step:
+        arrays = self._batch.arrays(size.rows, size.tiles)
+        shape = (size.rows, spec.HEADS, spec.HEAD_DIM)
+        mixed = torch.zeros(shape, dtype=model_dtype(), device=self._device)  # rows that only pad stay zero
+        return Step(*arrays, tables=self._batch.tables, splits=size.splits, mixed=mixed)
+
+    def _forward(self, segments: Sequence[Segment], rows: int) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+        batch = self._batch
+        ends = np.cumsum([len(s.tokens) for s in segments]).tolist()
+        wanted = [row for s, end in zip(segments, ends, strict=True) for row in range(end - s.outputs, end)]
+        bucket = next((size for size in self._buckets if size >= rows), None)
+        if bucket is not None and all(len(s.tokens) <= NARROW_ROWS for s in segments):
+            size = self._size(bucket, len(segments))
+            batch.fill(segments, size.rows, size.tiles)
+            chosen, logits = self._graphs.run(size)
+            at = wanted
+        else:
+            tiles = batch.tiles_in(segments)
+            batch.fill(segments, rows, tiles)
+            step = Step(
+                *batch.arrays(rows, tiles),
+                tables=batch.tables,
+                splits=self._splits[1],
+                wide=batch.wide(segments),
+                outputs=torch.tensor(wanted, dtype=torch.int64, device=self._device),
+            )
+            chosen, logits = self._compute(step)
+            at = list(range(len(wanted)))
+        asked = [place for place, s in zip(at, _by_output(segments), strict=True) if s.logits]
+        found = logits[torch.tensor(asked, device=self._device)].cpu().numpy() if asked else None
+        return chosen.cpu().numpy()[at], found
+
+    def _compute(self, step: Step) -> tuple[Tensor, Tensor]:
+        """(int32 [outputs], float32 [outputs, VOCAB_SIZE]): one walk through the layers, nothing of it on the host."""
+        run, dtype, eps = self._operations, model_dtype(), spec.RMS_EPS
+        hidden = functional.embedding(step.tokens, self._embeddings).float()
+        delta: Tensor | None = None
+        for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
+            normed = run.add_rms_norm(hidden, delta, layer.attention_norm, eps, dtype)
+            q = run.rotate_and_store(
+                functional.linear(normed, layer.qkv, layer.qkv_bias),
+                step.positions,
+                step.slots,
+                self._cosines,
+                self._sines,
+                keys,
+                values,
+                layer.norms,
+                eps,
+            )
+            mixed = self._attend(q, keys, values, step).flatten(1)
+            delta = functional.linear(mixed, layer.out, layer.out_bias)
+            normed = run.add_rms_norm(hidden, delta, layer.mlp_norm, eps, dtype)
+            delta = functional.linear(run.swiglu(functional.linear(normed, layer.gate_up)), layer.down)
+        if step.outputs is not None:
+            if not len(step.outputs):
+                return torch.empty(0, dtype=torch.int32), torch.empty(0)
+            hidden = hidden[step.outputs]
+            delta = delta[step.outputs] if delta is not None else None
+        logits = self._project(run.add_rms_norm(hidden, delta, self._final_norm, eps, dtype))
+        return run.choose(logits), logits
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
+        mixed = torch.empty_like(q) if step.mixed is None else step.mixed
+        if step.tiles.shape[1]:
+            self._operations.attend(
+                q,
+                keys,
+                values,
+                step.tiles,
+                step.tables,
+                mixed,
+                page_tokens=spec.PAGE_TOKENS,
+                tile_rows=self._tile_rows,
+                splits=step.splits,
+                block_tokens=spec.ATTENTION_BLOCK,
+            )
+        for wide in step.wide:
+            mixed[wide.first : wide.end] = _attend_wide(q[wide.first : wide.end], keys, values, wide)
+        return mixed
+
+    def _project(self, normed: Tensor) -> Tensor:
+        """Logits in float32; on a CUDA device without rounding them to the weights' format first."""
+        if self._device.type == "cuda" and normed.dtype != torch.float32:
+            return torch.mm(normed, self._head.t(), out_dtype=torch.float32)
+        return functional.linear(normed, self._head).float()
+
+
+def _splits(sequences: int, processors: int) -> int:
+    """Into how many parts attention cuts contexts, so that so many sequences keep all processors of the device busy."""
+    splits = 1
+    while splits < 16 and splits * sequences * spec.KV_HEADS < processors:
+        splits *= 2
+    return splits
+
+
+def _operations(device: torch.device) -> Any:
+    if device.type != "cuda":
+        return kernels_reference
+    from . import kernels_attention, kernels_choice, kernels_rows
+
+    return SimpleNamespace(
+        add_rms_norm=kernels_rows.add_rms_norm,
+        rotate_and_store=kernels_rows.rotate_and_store,
+        swiglu=kernels_rows.swiglu,
+        attend=kernels_attention.attend,
+        choose=kernels_choice.choose,
+    )
+
+
+def _attend_wide(q: Tensor, keys: Tensor, values: Tensor, wide: Wide) -> Tensor:
+    """Causal attention of a chunk of a prompt over its slots: [rows, Q, D] → the same, by FlashAttention where it is."""
+    end = len(wide.slots)
+    mixed = functional.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        keys[wide.slots].transpose(0, 1)[None],
+        values[wide.slots].transpose(0, 1)[None],
+        attn_mask=causal_lower_right(len(q), end),
+        enable_gqa=True,
+    )
+    return mixed[0].transpose(0, 1)
+
+
+def _by_output(segments: Sequence[Segment]) -> list[Segment]:
+    return [segment for segment in segments for _ in range(segment.outputs)]
+
+
+def _raise_driver_error(error: RuntimeError) -> NoReturn:
+    """What CUDA reports becomes a `DecoderError`; anything else is a mistake in the code and stays what it is."""
+    if "CUDA" not in str(error):
+        raise error
+    raise DecoderError(
+        f"the device or its driver failed: {_first_line(error)}. This process cannot use it any more: restart it, and see "
+        "the driver's report (Xid, in dmesg) if it comes again"
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

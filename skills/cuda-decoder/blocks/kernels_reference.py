@@ -1,0 +1,115 @@
+"""What every kernel of the CUDA decoder computes, in plain PyTorch: on any device, and what the Triton ones are held to.
+
+Shapes are named once for all: R rows of a step, H hidden size, Q and K query and key heads, D head dimension, S slots of
+the cache (a slot holds one position), T tiles (see `cuda_batch`), V vocabulary. Sums are float32 throughout.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def add_rms_norm(residual: Tensor, delta: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Add `delta` [R, H] to `residual` (float32 [R, H], in place); return its RMSNorm in `dtype` (arXiv 1910.07467)."""
+    if delta is not None:
+        residual += delta.float()
+    return _rms_norm(residual, weight, eps).to(dtype)
+
+
+def rotate_and_store(
+    qkv: Tensor,
+    positions: Tensor,
+    slots: Tensor,
+    cosines: Tensor,
+    sines: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+) -> Tensor:
+    """Rotate the queries and keys of `qkv` [R, (Q + 2 K) * D], write keys and values into `slots`; return [R, Q, D].
+
+    `positions` and `slots` are int32 [R]; `cosines` and `sines` float32 [positions, D / 2]; `keys` and `values` [S, K, D],
+    written in place. `norms` are the weights of Qwen3's query and key norms, float32 [D]. The halves of a head rotate
+    together, as Hugging Face lays them out (arXiv 2104.09864).
+    """
+    kv_heads, head_dim = keys.shape[1:]
+    heads = qkv.shape[1] // head_dim - 2 * kv_heads
+    q, k, v = qkv.float().unflatten(1, (-1, head_dim)).split([heads, kv_heads, kv_heads], 1)
+    if norms is not None:
+        q, k = _rms_norm(q, norms[0], eps), _rms_norm(k, norms[1], eps)
+    cos, sin = cosines[positions.long(), None], sines[positions.long(), None]
+    keys[slots.long()] = _rotate(k, cos, sin).to(keys.dtype)
+    values[slots.long()] = v.to(values.dtype)
+    return _rotate(q, cos, sin).to(qkv.dtype)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up of `gate_up` [R, 2 I] → [R, I] (arXiv 2002.05202)."""
+    gate, up = gate_up.float().chunk(2, 1)
+    return (functional.silu(gate) * up).to(gate_up.dtype)
+
+
+def attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tiles: Tensor,
+    tables: Tensor,
+    out: Tensor,
+    *,
+    page_tokens: int,
+    tile_rows: int,
+    splits: int,
+    block_tokens: int,
+) -> None:
+    """Causal attention of the rows in `tiles` over their pages, written into those rows of `out` [R, Q, D].
+
+    `tiles` is int32 [4, T]: first row, number of rows (0: an empty tile), row of `tables`, position of the first row.
+    `tables` is int32 [sequences, pages]. The keywords after `page_tokens` are how the kernel divides its work, and change
+    nothing here but rounding.
+    """
+    del tile_rows, splits, block_tokens
+    for first, rows, sequence, position in tiles.T.tolist():
+        if rows == 0:
+            continue
+        end = position + rows
+        at = torch.arange(end, device=q.device)
+        slots = tables[sequence].long()[at // page_tokens] * page_tokens + at % page_tokens
+        seen = at[None, :] <= torch.arange(position, end, device=q.device)[:, None]
+        mixed = functional.scaled_dot_product_attention(
+            q[first : first + rows].transpose(0, 1)[None],
+            keys[slots].transpose(0, 1)[None],
+            values[slots].transpose(0, 1)[None],
+            attn_mask=seen,
+            enable_gqa=True,
+        )
+        out[first : first + rows] = mixed[0].transpose(0, 1)
+
+
+def choose(logits: Tensor) -> Tensor:
+    """The token of the largest logit of every row of [R, V], the lowest of equal ones; −1 where a logit is not a number."""
+    broken = logits.isnan().any(1)
+    return torch.where(broken, -1, logits.argmax(1)).to(torch.int32)
+
+
+def accept_prefix(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
+    """How many drafted tokens of every segment the model chose itself: int32 [segments] (arXiv 2211.17192, greedy).
+
+    `chosen` and `tokens` are int32 [R]: what the model makes of each row, and what the row holds. `segments` is int32
+    [2, segments]: first row and number of rows, the newest token and then its draft.
+    """
+    accepted: list[int] = []
+    for first, rows in segments.T.tolist():
+        right = chosen[first : first + rows - 1] == tokens[first + 1 : first + rows]
+        accepted.append(int(right.int().cumprod(0).sum()))
+    return torch.tensor(accepted, dtype=torch.int32, device=chosen.device)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def _rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosines - second * sines, second * cosines + first * sines], -1)

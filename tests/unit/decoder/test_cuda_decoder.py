@@ -1,0 +1,266 @@
+"""The CUDA decoder against `transformers`: on a GPU as it is, elsewhere the same steps with the reference kernels.
+
+In the tests of faults kernels raise what CUDA raises.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sartor_skills.blocks.cuda_batch import NARROW_ROWS
+from sartor_skills.blocks.cuda_decoder import CudaDecoder
+from sartor_skills.blocks.cuda_graphs import buckets
+from sartor_skills.blocks.decoder import Segment
+from sartor_skills.blocks.decoder_errors import DecoderError, StepMemoryError
+
+from sartor_skills.blocks import kernels_reference, spec
+
+from .cases import CASES, KV_PAGES, Case, one_by_one, pages_of, reference_logits, specialise
+from .conftest import ModelMaker
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LENGTH = 90
+LIMITS: dict[str, Any] = {"STEP_TOKENS": 96, "MAX_SEQUENCES": 6, "GRAPH_ROWS": 8, "DECODER": "cuda"}
+SHAPES = [CASES[0], CASES[2], CASES[5]]  # Llama; Qwen3 with biases, tied, float32; Llama 3 rotary scaling
+
+
+@pytest.fixture(params=SHAPES, ids=lambda case: case.name)
+def cuda_case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, model_of: ModelMaker) -> Case:
+    chosen: Case = request.param
+    specialise(monkeypatch, model_of(chosen), DTYPE=chosen.dtype, **LIMITS)
+    return chosen
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, model_of: ModelMaker) -> Path:
+    specialise(monkeypatch, model_of(CASES[0]), DTYPE=CASES[0].dtype, **LIMITS)
+    return model_of(CASES[0])
+
+
+@pytest.fixture
+def decoder(cuda_case: Case, model_of: ModelMaker) -> Iterator[CudaDecoder]:
+    made = CudaDecoder(model_of(cuda_case), kv_pages=KV_PAGES, device=DEVICE)
+    yield made
+    made.close()
+
+
+def prompt(seed: int = 3, length: int = LENGTH) -> list[int]:
+    return np.random.default_rng(seed).integers(0, spec.VOCAB_SIZE, length).tolist()
+
+
+def tolerance(case: Case, reference: np.ndarray) -> float:
+    # As the other PyTorch decoder: every linear's result is rounded to bfloat16.
+    return (3 if case.dtype == "bfloat16" else 1) * case.tolerance * float(np.abs(reference).max())
+
+
+@pytest.mark.parametrize("length", [5, 40, NARROW_ROWS + 1, LENGTH], ids="{} rows".format)
+def test_logits_are_those_of_transformers(
+    cuda_case: Case, decoder: CudaDecoder, model_of: ModelMaker, length: int
+) -> None:
+    """A bucket, the tiles of a whole prompt, and a chunk for PyTorch's attention."""
+    tokens = prompt(length=length)
+    argmax, logits = decoder.forward([Segment(pages_of(0), 0, tokens, length, True)])
+    assert logits is not None
+    reference = reference_logits(model_of(cuda_case), tokens)
+    assert np.abs(logits - reference).max() < tolerance(cuda_case, reference)
+    np.testing.assert_array_equal(argmax, logits.argmax(1))
+
+
+@pytest.mark.parametrize("cut", [1, 16, 70], ids="after {}".format)
+def test_a_prompt_in_chunks_among_others_is_the_prompt(
+    cuda_case: Case, decoder: CudaDecoder, model_of: ModelMaker, cut: int
+) -> None:
+    tokens, other = prompt(), prompt(4)
+    decoder.forward([Segment(pages_of(1), 0, other[:9], 0, False), Segment(pages_of(2), 0, tokens[:cut], 0, False)])
+    argmax, logits = decoder.forward(
+        [Segment(pages_of(1), 9, other[9:12], 2, False), Segment(pages_of(2), cut, tokens[cut:], LENGTH - cut, True)]
+    )
+    assert logits is not None
+    assert argmax.shape == (2 + LENGTH - cut,)
+    assert logits.shape == (LENGTH - cut, spec.VOCAB_SIZE)
+    reference = reference_logits(model_of(cuda_case), tokens)[cut:]
+    assert np.abs(logits - reference).max() < tolerance(cuda_case, reference)
+    np.testing.assert_array_equal(argmax[2:], logits.argmax(1))
+
+
+def test_drafts_of_many_sequences_in_one_step_give_each_its_own_rows(cuda_case: Case, decoder: CudaDecoder) -> None:
+    texts = [prompt(seed, 30) for seed in range(5)]
+    alone = [one_by_one(decoder, index, text) for index, text in enumerate(texts)]
+    for index, text in enumerate(texts):
+        decoder.forward([Segment(pages_of(index), 0, text[:20], 0, False)])
+    segments = [Segment(pages_of(i), 20, text[20 : 21 + 2 * i], 1 + 2 * i, True) for i, text in enumerate(texts)]
+    argmax, logits = decoder.forward(segments)
+    assert logits is not None
+    expected = np.concatenate([rows[20 : 21 + 2 * i] for i, rows in enumerate(alone)])
+    assert np.abs(logits - expected).max() < tolerance(cuda_case, expected)
+    np.testing.assert_array_equal(argmax, logits.argmax(1))
+
+
+def test_a_wrong_draft_leaves_nothing_behind(cuda_case: Case, decoder: CudaDecoder) -> None:
+    text = prompt(length=30)
+    expected = one_by_one(decoder, 0, text)
+    decoder.forward([Segment(pages_of(1), 0, text[:10], 0, False)])
+    decoder.forward([Segment(pages_of(1), 10, [text[10], *prompt(9, 12)], 13, False)])
+    _, logits = decoder.forward([Segment(pages_of(1), 11, text[11:], 19, True)])
+    assert logits is not None
+    assert np.abs(logits - expected[11:]).max() < tolerance(cuda_case, expected)
+
+
+def test_pages_that_moved_are_read_where_they_are(cuda_case: Case, decoder: CudaDecoder) -> None:
+    """The device keeps page tables from step to step; another sequence in the same place has other pages."""
+    first, second = prompt(3, 20), prompt(4, 20)
+    expected = one_by_one(decoder, 3, second)
+    table, other = pages_of(0), pages_of(1)
+    decoder.forward([Segment(table, 0, first[:19], 0, False)])
+    decoder.forward([Segment(other, 0, second[:19], 0, False)])
+    decoder.forward([Segment(table, 19, first[19:], 1, False)])
+    _, logits = decoder.forward([Segment(other, 19, second[19:], 1, True)])
+    assert logits is not None
+    assert np.abs(logits[0] - expected[19]).max() < tolerance(cuda_case, expected)
+
+
+def test_a_refused_step_writes_nothing_and_is_not_remembered(cuda_case: Case, decoder: CudaDecoder) -> None:
+    text = prompt(length=20)
+    expected = one_by_one(decoder, 0, text)
+    table = pages_of(1)
+    with pytest.raises(DecoderError, match="segment 1"):
+        decoder.forward([Segment(table, 0, text, 0, False), Segment(pages_of(2), 0, [spec.VOCAB_SIZE], 0, False)])
+    decoder.forward([Segment(table, 0, text[:19], 0, False)])
+    _, logits = decoder.forward([Segment(table, 19, text[19:], 1, True)])
+    assert logits is not None
+    assert np.abs(logits[0] - expected[19]).max() < tolerance(cuda_case, expected)
+
+
+def test_no_segments_and_no_outputs(decoder: CudaDecoder) -> None:
+    assert decoder.forward([])[0].size == 0
+    for length in (2, LENGTH):
+        argmax, logits = decoder.forward([Segment(pages_of(0), 0, prompt(length=length), 0, True)])
+        assert argmax.size == 0
+        assert logits is None
+
+
+def test_refused_steps_say_why(decoder: CudaDecoder) -> None:
+    good = Segment(pages_of(0), 0, [1, 2, 3], 1, False)
+    refused = {
+        "STEP_TOKENS = 96": [good._replace(tokens=[1] * 97)],
+        "MAX_SEQUENCES = 6": [good] * 7,
+        "has no tokens": [good._replace(tokens=[])],
+        "MAX_MODEL_LEN": [good._replace(start=-1)],
+        "too few for its positions": [good._replace(pages=pages_of(0)[:1], start=14)],
+        "not pages of the cache": [good._replace(pages=np.array([KV_PAGES], np.int32))],
+        "the vocabulary": [good._replace(tokens=[spec.VOCAB_SIZE])],
+    }
+    for message, segments in refused.items():
+        with pytest.raises(DecoderError, match=message):
+            decoder.forward(segments)
+
+
+def test_close_is_idempotent_and_final(decoder: CudaDecoder) -> None:
+    decoder.close()
+    decoder.close()
+    with pytest.raises(DecoderError, match="closed"):
+        decoder.forward([Segment(pages_of(0), 0, [1], 1, False)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "sequences", "speculation", "expected"),
+    [
+        (8, 6, "none", [8]),
+        (16, 1, "prediction", [16, 32]),  # 17 rows: a token and its draft
+        (32, 256, "none", [32, 64, 128, 192, 256]),
+        (32, 64, "prediction", [32, 64, 128, 192, 256]),  # drafts for all of them would be 1088 rows
+        (64, 300, "none", [64, 128, 192, 256, 320]),
+    ],
+)
+def test_graphs_reach_as_far_as_decoding_goes(
+    monkeypatch: pytest.MonkeyPatch, rows: int, sequences: int, speculation: str, expected: list[int]
+) -> None:
+    for name, value in {
+        "GRAPH_ROWS": rows, "MAX_SEQUENCES": sequences, "SPECULATION": speculation, "DRAFT_WIDTH": 16, "STEP_TOKENS": 2048,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(spec, name, value)
+    assert buckets() == expected
+
+
+def test_weights_that_are_not_numbers_are_marked_in_their_rows(model: Path) -> None:
+    class Poisoned:
+        def into(self, place: torch.Tensor, name: str) -> None:
+            place.fill_(0.5)
+            if name == "model.embed_tokens.weight":
+                place[7] = float("nan")
+
+    decoder = CudaDecoder(model, kv_pages=KV_PAGES, device=DEVICE, source=Poisoned())
+    argmax, _ = decoder.forward(
+        [Segment(pages_of(0), 0, [3, 7, 5], 3, False), Segment(pages_of(1), 0, [3, 5], 2, False)]
+    )
+    # A row before it in the same sequence may be lost as well (0 times NaN); another sequence's may not.
+    assert (argmax < 0).tolist()[1:] == [True, True, False, False]
+
+
+class Failing:
+    """The reference kernels; `errors` are raised by the next calls of one of them."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(kernels_reference, name)
+
+    def swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
+        if self.errors:
+            raise self.errors.pop()
+        return kernels_reference.swiglu(gate_up)
+
+
+@pytest.fixture
+def failing(model: Path) -> tuple[CudaDecoder, Failing]:
+    operations = Failing()
+    return CudaDecoder(model, kv_pages=KV_PAGES, device="cpu", operations=operations), operations
+
+
+def test_memory_that_is_short_for_a_moment_costs_a_retry(failing: tuple[CudaDecoder, Failing]) -> None:
+    decoder, operations = failing
+    expected = decoder.forward([Segment(pages_of(0), 0, [1, 2], 1, False)])[0].tolist()
+    operations.errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")]
+    assert decoder.forward([Segment(pages_of(1), 0, [1, 2], 1, False)])[0].tolist() == expected
+
+
+def test_memory_that_stays_short_refuses_the_step_and_nothing_else(failing: tuple[CudaDecoder, Failing]) -> None:
+    decoder, operations = failing
+    expected = decoder.forward([Segment(pages_of(0), 0, [1, 2], 1, False)])[0].tolist()
+    operations.errors = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore") for _ in range(2)]
+    with pytest.raises(StepMemoryError, match=r"no memory for a step of 2 rows.*Tried to allocate 2 GiB$"):
+        decoder.forward([Segment(pages_of(1), 0, [1, 2], 1, False)])
+    assert decoder.forward([Segment(pages_of(1), 0, [1, 2], 1, False)])[0].tolist() == expected
+
+
+def test_an_error_of_the_driver_says_that_the_process_must_restart(failing: tuple[CudaDecoder, Failing]) -> None:
+    decoder, operations = failing
+    operations.errors = [RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ...")]
+    with pytest.raises(DecoderError, match=r"illegal memory access was encountered\. .*restart"):
+        decoder.forward([Segment(pages_of(1), 0, [1, 2], 1, False)])
+
+
+def test_a_mistake_in_the_code_stays_what_it_is(failing: tuple[CudaDecoder, Failing]) -> None:
+    decoder, operations = failing
+    operations.errors = [RuntimeError("shape mismatch")]
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        decoder.forward([Segment(pages_of(1), 0, [1, 2], 1, False)])
+
+
+def test_memory_that_is_short_while_loading_is_one_clear_message(model: Path) -> None:
+    class Full:
+        def into(self, place: torch.Tensor, name: str) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+
+    with pytest.raises(DecoderError, match=r"no memory left for the weights.*Lower KV_PAGES or STEP_TOKENS"):
+        CudaDecoder(model, kv_pages=KV_PAGES, device="cpu", source=Full())
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a device here")
+def test_without_a_device_the_message_says_what_to_do(model: Path) -> None:
+    with pytest.raises(DecoderError, match=r"no CUDA device.*nvidia\.com/gpu"):
+        CudaDecoder(model, kv_pages=KV_PAGES)
