@@ -11,7 +11,7 @@ LOCK_FLAGS ?= --upgrade
 # Two spinning threads beside other load make tiny models many times slower; what is measured sets its own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-unit test-fast test-cluster test-exhaustive redteam bench lint generate lock clean
+.PHONY: help setup baseline demo demo-rollback demo-down quickstart test test-unit test-fast test-cluster test-exhaustive redteam bench bench-gpu lint generate lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,6 +74,11 @@ redteam: setup  ## every planted cheat and its honest twin through the real gate
 bench: setup  ## every figure that the project claims, into benchmarks/results/
 	.venv/bin/sartor baseline setup
 	$(PY) -m benchmarks $(ARGS)
+
+# A bare machine: whatever Python has PyTorch there, no network, nothing of the lock.
+GPU_PYTHON ?= python3
+bench-gpu:  ## prove and time the CUDA path where there is a GPU: ARGS="--minutes 25"; goes on where the last run ended
+	PYTHONPATH=skills/src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 lint: setup  ## ruff, pyright, import contracts, generated files
 	.venv/bin/ruff check .

@@ -1,0 +1,103 @@
+"""What is run in which order within a time given, and what a later run has left to do. Nothing here knows of GPUs."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["done", "failed", "timeout"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A process to run: `python -m benchmarks.gpu.step NAME`. `seconds` is what it is expected to take at most.
+
+    It is left out while one of `after` has not succeeded. A fallback is run only after `unless` was tried in vain.
+    """
+
+    name: str
+    seconds: float
+    after: tuple[str, ...] = ()
+    unless: str | None = None
+
+
+STEPS = (
+    Step("device", 60),
+    Step("kernels-8b", 120, ("device",)),
+    Step("gate-1b", 150, ("device",)),
+    Step("own-8b-decode", 150, ("gate-1b",)),
+    Step("own-32b-edit", 300, ("gate-1b",)),
+    Step("vllm-32b-edit", 500, ("own-32b-edit",)),
+    Step("transformers-32b-edit", 400, ("own-32b-edit",), unless="vllm-32b-edit"),
+    Step("own-8b-chat", 240, ("gate-1b",)),
+    Step("vllm-8b-chat", 500, ("own-8b-chat",)),
+    Step("kernels-32b", 150, ("device",)),
+    Step("gate-8b", 240, ("gate-1b",)),
+    Step("transformers-8b-decode", 300, ("own-8b-decode",), unless="vllm-8b-chat"),
+)
+"""The most valuable first: are the kernels right, is the decoder right, then the headline figures with their baselines."""
+
+
+@dataclass
+class Ledger:
+    """What has been run, one JSON file a step in `folder`. A step that failed is tried again by the next run."""
+
+    folder: Path
+    results: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+
+    @classmethod
+    def open(cls, folder: Path) -> "Ledger":
+        """Read what earlier runs left. A file that was cut off by a crash counts as not there."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("step-*.json")):
+            try:
+                found[path.stem.removeprefix("step-")] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+        return cls(folder, found)
+
+    def status(self, name: str) -> Status | None:
+        return self.results[name]["status"] if name in self.results else None
+
+    def keep(self, name: str, status: Status, seconds: float, content: Mapping[str, Any]) -> None:
+        """Write the result of a step, whole or not at all."""
+        self.results[name] = {"status": status, "seconds": round(seconds, 1), **content}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".step-{name}.json"
+        part.write_text(json.dumps(self.results[name], indent=1) + "\n", encoding="utf-8")
+        part.replace(self.folder / f"step-{name}.json")
+
+
+def next_step(steps: Iterable[Step], ledger: Ledger, tried: Sequence[str], left: float) -> Step | None:
+    """The first step that is not done, may be run, and is expected to end within `left` seconds; None at the end.
+
+    `tried`: steps of this run, none of which is repeated in it.
+    """
+    for step in steps:
+        if ledger.status(step.name) == "done" or step.name in tried or step.seconds > left:
+            continue
+        if any(ledger.status(name) != "done" for name in step.after):
+            continue
+        if step.unless is not None and ledger.status(step.unless) in (None, "done"):
+            continue
+        return step
+    return None
+
+
+Runner = Callable[[Step, float], tuple[Status, Mapping[str, Any]]]
+"""Runs one step within so many seconds."""
+
+
+def run_all(
+    steps: Sequence[Step], ledger: Ledger, run: Runner, *, seconds: float, clock: Callable[[], float]
+) -> list[str]:
+    """Run what fits into `seconds`; the names of the steps that were tried. Every result is kept as soon as it is there."""
+    begun = clock()
+    tried: list[str] = []
+    while (step := next_step(steps, ledger, tried, seconds - (clock() - begun))) is not None:
+        tried.append(step.name)
+        started = clock()
+        status, content = run(step, min(1.5 * step.seconds, seconds - (started - begun)))
+        ledger.keep(step.name, status, clock() - started, content)
+    return tried
