@@ -227,6 +227,44 @@ def test_answers_of_a_made_checkpoint_get_to_those_who_judge_and_to_nobody_else(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("what", ["tuner", *SERVERS])
+def test_containers_that_use_a_gpu_get_the_drivers_libraries(pods: dict[str, Any], what: str) -> None:
+    """An image without CUDA's base image says nothing of them, and PyTorch would find no device."""
+    wanted = {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}
+    for one in containers(pods[what]["spec"]):
+        holds = "nvidia.com/gpu" in one.get("resources", {}).get("limits", {})
+        assert (wanted in one["env"]) == holds, one["name"]
+    # Which devices, the device plugin says: a pod that said so itself would see those of others.
+    assert "NVIDIA_VISIBLE_DEVICES" not in str(pods[what]["spec"])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "amount"),
+    [
+        ({"resource": "nvidia.com/gpu"}, {"nvidia.com/gpu": "1"}),
+        ({"resource": "nvidia.com/gpu.shared", "sharing": "timeSliced"}, {"nvidia.com/gpu.shared": "1"}),
+        ({"resource": "nvidia.com/mig-3g.40gb", "sharing": "mig", "count": 2}, {"nvidia.com/mig-3g.40gb": "2"}),
+    ],
+)
+def test_shares_of_a_gpu_are_asked_for_by_the_names_of_their_resources(
+    accelerator: dict[str, Any], amount: dict[str, str]
+) -> None:
+    place = place_of(platform="cuda", accelerator=accelerator, runtimeClassName="nvidia")
+    for spec in (baseline_of(place), stack_of(place)):
+        (serve,) = spec["containers"]
+        assert serve["resources"] == {"requests": amount, "limits": amount}
+        assert spec["runtimeClassName"] == "nvidia"
+
+
+def test_a_gpu_server_has_shared_memory_that_its_processes_can_work_with() -> None:
+    gpu: dict[str, Any] = {"platform": "cuda", "accelerator": {"resource": "nvidia.com/gpu"}}
+    sized = {**gpu, "resources": {"sharedMemory": "8Gi"}}
+    for hardware, size in ((gpu, "2Gi"), (sized, "8Gi"), ({"platform": "cpu"}, None)):
+        for spec in (baseline_of(place_of(**hardware)), stack_of(place_of(**hardware))):
+            found = [v["emptyDir"] for v in spec["volumes"] if v["name"] == "shm"]
+            assert found == ([{"medium": "Memory", "sizeLimit": size}] if size else [])
+
+
 def test_on_a_shared_network_servers_bind_the_address_of_their_pod() -> None:
     place = place_of(platform="metal", accelerator={"resource": "sartor.dev/metal"}, listenOn="podIP")
     variable = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}

@@ -34,6 +34,8 @@ CONTAINER_SECURITY: Manifest = {
 """Both together are the `restricted` profile of the Pod Security Standards."""
 
 SCRATCH = "scratch"
+CUDA_SHARED_MEMORY = "2Gi"
+"""Size of /dev/shm on `cuda` where the target says nothing; vLLM's processes speak through it."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,23 @@ def serving_resources(hardware: HardwareTargetSpec) -> Manifest:
 def shared_memory(hardware: HardwareTargetSpec) -> tuple[list[Manifest], list[Manifest]]:
     """Volumes and mounts for /dev/shm, where an engine of several processes needs more than the default."""
     size = hardware.resources.shared_memory
+    if size is None and hardware.platform == "cuda":
+        size = CUDA_SHARED_MEMORY  # the 64 MiB of a container end vLLM's processes with a bus error
     if size is None:
         return [], []
     volume = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(size)}}
     return [volume], [{"name": "shm", "mountPath": "/dev/shm"}]
+
+
+def device_variables(hardware: HardwareTargetSpec) -> list[Manifest]:
+    """What the container runtime needs to know to bring an accelerator's libraries into a container.
+
+    The device plugin says which devices (NVIDIA_VISIBLE_DEVICES). Which parts of the driver is the image's to say, and one
+    without CUDA's own base image says nothing: then neither CUDA nor NVML would be found.
+    """
+    if hardware.platform != "cuda":
+        return []
+    return [{"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "compute,utility"}]
 
 
 def queue_labels(hardware: HardwareTargetSpec) -> dict[str, str]:

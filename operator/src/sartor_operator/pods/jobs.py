@@ -24,6 +24,7 @@ from sartor_operator.pods.common import (
     MODEL,
     Place,
     container,
+    device_variables,
     empty,
     engine_cache,
     model_volumes,
@@ -235,7 +236,7 @@ def _pod(
         shm_volumes, shm_mounts = shared_memory(place.hardware)
         cache_volumes, cache_mounts, cache_variables = engine_cache(place.hardware)
         engine_volumes, engine_mounts = [*shm_volumes, *cache_volumes], [*shm_mounts, *cache_mounts]
-        known += variables(cache_variables)
+        known += [*device_variables(place.hardware), *variables(cache_variables)]
     return pod_spec(
         place,
         account=ACCOUNT[role],
