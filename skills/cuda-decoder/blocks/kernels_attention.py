@@ -37,9 +37,6 @@ def attend(
     count = tiles.shape[1]
     block_rows = max(16, triton.next_power_of_2(tile_rows * group))
     block_dim = max(16, triton.next_power_of_2(head_dim))
-    # Blocks of keys and values that are under way at once have to fit into a processor's shared memory.
-    block_bytes = 2 * block_tokens * block_dim * q.element_size()
-    stages = 3 if block_bytes <= 32 << 10 else 2 if block_bytes <= 64 << 10 else 1
     partial = torch.empty((count, kv_heads, splits, block_rows, block_dim), dtype=torch.float32, device=q.device)
     sums = torch.empty((2, count, kv_heads, splits, block_rows), dtype=torch.float32, device=q.device)
     shape = {
@@ -66,10 +63,16 @@ def attend(
         # bfloat16 and float16 multiply as they are; float32 must not be cut to TensorFloat-32.
         wide=q.dtype == torch.float32 or not q.is_cuda,
         **shape,
-        num_warps=4 if block_rows <= 64 else 8,
-        num_stages=stages,
+        **launch_options(block_rows, block_tokens, block_dim, q.element_size()),
     )
     _merge_splits[(count, kv_heads)](tiles, partial, sums, out, count, **shape, num_warps=4)
+
+
+def launch_options(block_rows: int, block_tokens: int, block_dim: int, element_bytes: int) -> dict[str, int]:
+    """Warps, and how many blocks of keys and values are under way at once: they have to fit into shared memory."""
+    block_bytes = 2 * block_tokens * block_dim * element_bytes
+    stages = 3 if block_bytes <= 32 << 10 else 2 if block_bytes <= 64 << 10 else 1
+    return {"num_warps": 4 if block_rows <= 64 else 8, "num_stages": stages}
 
 
 # Integers are not specialised on: a step with another number of tiles must not compile anything.
