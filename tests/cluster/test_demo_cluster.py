@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,11 @@ def test_from_apply_to_two_ready_deployments(shown: Shown) -> None:
 
 def test_every_role_had_a_job_of_its_own_that_succeeded(shown: Shown) -> None:
     jobs = shown.get("jobs")["items"]
-    roles = [job["metadata"]["labels"]["sartor.dev/role"] for job in jobs]
-    assert sorted(roles) == sorted(["tuner", "planner", "implementer", "judge", "evaluator", "evaluator"])
+    roles = Counter(job["metadata"]["labels"]["sartor.dev/role"] for job in jobs)
+    once = Counter({"tuner": 1, "planner": 1, "implementer": 1, "judge": 1, "evaluator": 2})
+    assert once <= roles
+    # What a disturbed machine made invalid is measured again, in a job of its own.
+    assert set(roles - once) <= {"tuner", "evaluator"}
     assert all(job["status"].get("succeeded") == 1 for job in jobs)
 
 
