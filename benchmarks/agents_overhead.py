@@ -54,7 +54,7 @@ def overhead(backend: str, runs: int) -> dict[StepKind, list[float]]:
     for number in range(runs):
         thinker = Thinker(honest.Engineer(served))
         with tempfile.TemporaryDirectory() as folder, Provider(thinker) as provider:
-            run = ModelRun(Path(folder), provider, settings={"backend": backend}, clock=SystemClock())
+            run = ModelRun(Path(folder), provider, settings={"backend": backend}, clock=SystemClock(), processes=True)
             finished = run.drive()
             assert finished.outcome is Outcome.CONFIRMED, f"run {number}: {finished.reason}: {finished.message}"
             for record in run.records():
