@@ -36,7 +36,13 @@ class RunnerProcess:
     """`start` and `kill` as often as wanted; `close` leaves nothing behind, whatever happened before."""
 
     def __init__(
-        self, cluster: DevCluster, folder: Path, name: str, address: str, changes: Mapping[str, Mapping[str, Any]]
+        self,
+        cluster: DevCluster,
+        folder: Path,
+        name: str,
+        address: str,
+        changes: Mapping[str, Mapping[str, Any]],
+        environments: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.cluster, self.folder, self.name = cluster, folder, name
         self.state = folder / "state"
@@ -54,6 +60,7 @@ class RunnerProcess:
             "environments": {
                 "python": {"images": ["sartor.test/python:*"], "python": sys.prefix},
                 "isolated": {"images": ["sartor.test/isolated:*"], "unshare_net": True},
+                **(environments or {}),
             },
         }
         self.config = folder / "runner.toml"

@@ -17,7 +17,7 @@ from sartor_devcluster import DevCluster
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "unit" / "operator"))
 
-from operator_world import World, live, synthesis, target  # noqa: E402 - found by the line before
+from operator_world import World, live, profile, synthesis, target  # noqa: E402 - found by the line before
 
 from sartor_operator import names  # noqa: E402
 from sartor_operator.kinds import DEPLOYMENT, JOB, POD  # noqa: E402
@@ -32,7 +32,8 @@ def made() -> dict[str, Pod]:
     """Pods as the operator makes them, by role."""
     world = World()
     world.add(target())
-    world.add(synthesis())
+    world.add(profile(backend="openai", model="m", endpoints=[{"url": "https://llm.example/v1"}]))
+    world.add(synthesis(agents={"profileRef": {"name": "agents"}}))
     found: dict[str, Pod] = {}
 
     def collect() -> bool:
@@ -87,8 +88,19 @@ def agent(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "role", ["planner", "implementer", "candidate", "judge", "tuner", "baseline", "serving-stack", "serving-baseline"]
-)
+    "role",
+    [
+        "planner",
+        "implementer",
+        "candidate",
+        "judge",
+        "tuner",
+        "baseline",
+        "serving-stack",
+        "serving-baseline",
+        "model-proxy",
+    ],
+)  # fmt: skip
 def test_the_operators_own_pods_are_taken(walled: DevCluster, made: dict[str, Pod], role: str) -> None:
     taken, said = tried(walled, made[role])
     assert taken, said
@@ -98,9 +110,9 @@ SECRET_ENV = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "provider", 
 OPENINGS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "token": ("implementer", lambda s: s.update(automountServiceAccountToken=True), "set automountServiceAccountToken"),
     "account": ("implementer", lambda s: s.update(serviceAccountName="sartor-planner"), "must belong together"),
-    "secret": ("implementer", lambda s: s["volumes"].append({"name": "s", "secret": {"secretName": "x"}}), "no Secret"),
+    "secret": ("implementer", lambda s: s["volumes"].append({"name": "s", "secret": {"secretName": "x"}}), "no other"),
     "secret of a candidate": (
-        "candidate", lambda s: s["volumes"].append({"name": "s", "secret": {"secretName": "x"}}), "no Secret",
+        "candidate", lambda s: s["volumes"].append({"name": "s", "secret": {"secretName": "x"}}), "no other",
     ),
     "writable claim": (
         "planner",
@@ -117,6 +129,23 @@ OPENINGS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
         lambda s: s["volumes"].append({"name": "t", "projected": {"sources": [
             {"serviceAccountToken": {"path": "t", "audience": "sartor-repository", "expirationSeconds": 3600}}]}}),
         "planner's or implementer's pod",
+    ),
+    "provider's key": (
+        "implementer",
+        lambda s: next(v for v in s["volumes"] if v["name"] == "grant")["secret"].update(
+            secretName="llm", items=[{"key": "apiKey", "path": "token"}]
+        ),
+        "no other",
+    ),
+    "grant of a candidate": (
+        "candidate",
+        lambda s: s["volumes"].append(
+            {"name": "g", "secret": {"secretName": "x", "items": [{"key": "grant", "path": "token"}]}}
+        ),
+        "no other",
+    ),
+    "planner in the open": (
+        "planner", lambda s: agent(s).update(name="worker"), "called `agent`",
     ),
     "identity in the agent": (
         "implementer",
@@ -242,3 +271,4 @@ def test_the_network_policies_are_taken(walled: DevCluster) -> None:
     specs = {one["metadata"]["name"]: one["spec"] for one in found}
     assert specs["sartor-agents-deny"]["policyTypes"] == ["Ingress", "Egress"]
     assert "egress" not in specs["sartor-agents-deny"] and len(specs["sartor-agents-allow"]["egress"]) == 3
+    assert specs["sartor-model-proxy"]["policyTypes"] == ["Ingress", "Egress"]

@@ -12,8 +12,8 @@ from scripted_provider.recording import Replay
 from sartor_agents.backends.conversation.accounting import TokenUse
 from sartor_agents.model_proxy.__main__ import export
 from sartor_agents.model_proxy.config import EndpointConfig, ProxyConfig
-from sartor_agents.model_proxy.grants import Grant
 from sartor_agents.model_proxy.ledger import Ledger, Recorded
+from sartor_api.search.grants import Grant
 
 TOOLS: Any = [{"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}]
 

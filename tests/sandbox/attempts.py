@@ -1,9 +1,11 @@
 """The escape battery: one function for each way out of a sandbox, run as `python attempts.py NAME WORLD`.
 
-Each returns what it got hold of, or raises. `WORLD` is JSON that says where the test planted things. Standard library only:
-it is run inside the sandbox and, as its own control, outside of it or with the protection removed that should stop it.
+Each returns what it got hold of, or raises. `WORLD` is JSON that says where the test planted things, or `@PATH` of a file
+with that in base64 (so that what is looked for is not found in the very file that names it). Standard library only: it is
+run inside the sandbox and, as its own control, outside of it or with the protection removed that should stop it.
 """
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -11,9 +13,12 @@ import mmap
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,10 @@ class DeniedError(Exception):
 
 def call(name: str, *arguments: Any) -> int:
     """A system call by its number on x86-64; raises `OSError`."""
-    result = LIBC.syscall(SYSTEM_CALLS[name], *arguments)
+    whole = [
+        ctypes.c_long(one) if isinstance(one, int) else one for one in arguments
+    ]  # not half of it, and what was there
+    result = LIBC.syscall(SYSTEM_CALLS[name], *whole)
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(result)
@@ -57,6 +65,11 @@ def read_sealed(world: World) -> str:
 
 def read_sibling(world: World) -> str:
     return _read(world["sibling"], world["canary"])
+
+
+def read_grant(world: World) -> str:
+    """What the step may spend at the model proxy; its own agent has it."""
+    return _read(world["grant"], world["canary"])
 
 
 def read_answer_key(world: World) -> str:
@@ -97,6 +110,91 @@ def connect_to_host_socket(world: World) -> str:
     return "connected"
 
 
+# --- in a pod ---------------------------------------------------------------------------------------------------------
+
+
+def read_anywhere(world: World) -> str:
+    """Every file that this user can read, by its content."""
+    wanted = world["canary"].encode()
+    for folder in ("/sartor", "/etc", "/run", "/var", "/work", "/tmp", "/home", "/root", "/dev/shm"):
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                path = Path(parent) / name
+                with contextlib.suppress(OSError):
+                    if path.is_file() and path.stat().st_size < 1 << 20 and wanted in path.read_bytes():
+                        return str(path)
+    raise DeniedError("in no file")
+
+
+def read_seal(world: World) -> str:
+    """Where the sealed seed lies in the pods of judge and evaluator."""
+    return Path("/sartor/seal/seed").read_text()
+
+
+def read_other_pods(world: World) -> str:
+    """The node's folder of all pods with what is mounted into them, a neighbour's Secret included."""
+    wanted = world["canary"].encode()
+    for parent, _, names in os.walk(world["pods"]):
+        for name in names:
+            path = Path(parent) / name
+            with contextlib.suppress(OSError):
+                if path.is_file() and wanted in path.read_bytes():
+                    return str(path)
+    raise DeniedError("in no pod's folder")
+
+
+def read_service_account(world: World) -> str:
+    return Path("/var/run/secrets/kubernetes.io/serviceaccount/token").read_text()[:10]
+
+
+def read_identity(world: World) -> str:
+    """The token for the run's repository, which other containers of the pod have."""
+    return Path("/sartor/identity/token").read_text()[:10]
+
+
+def read_own_grant(world: World) -> str:
+    """What the step may spend at the model proxy: the agent has it, commands do not."""
+    return Path("/sartor/grant/token").read_text()[:12]
+
+
+def _status(url: str) -> int:
+    request = urllib.request.Request(url)
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=ssl._create_unverified_context()) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def api_server_as_somebody(world: World) -> str:
+    """Where the network lets it through, it is nobody there: no list of Secrets."""
+    status = _status(f"{world['api']}/api/v1/secrets")
+    if status != 200:
+        raise DeniedError(f"status {status}")
+    return "Secrets of the cluster"
+
+
+def repository_as_somebody(world: World) -> str:
+    """Where the network lets it through, it is nobody there: no history of any run."""
+    status = _status(f"{world['repository']}/info/refs?service=git-upload-pack")
+    if status != 200:
+        raise DeniedError(f"status {status}")
+    return "the run's repository"
+
+
+def reach_api_server(world: World) -> str:
+    return f"status {_status(world['api'])}"
+
+
+def reach_repository(world: World) -> str:
+    return f"status {_status(world['repository'])}"
+
+
+def reach_neighbour(world: World) -> str:
+    """The server of another pod."""
+    return f"status {_status(world['neighbour'])}"
+
+
 # --- processes of the host --------------------------------------------------------------------------------------------
 
 
@@ -127,6 +225,12 @@ def change_first_program(world: World) -> str:
 
 def write_planted(world: World) -> str:
     (Path(world["run"]) / "planted").write_text("x")
+    return "written"
+
+
+def write_answer(world: World) -> str:
+    """What the container after this one takes for the agent's words."""
+    Path(world["answer"]).write_text("{}")
     return "written"
 
 
@@ -186,6 +290,40 @@ def outlive(world: World) -> str:
     return "left behind"
 
 
+# --- what there is not enough of -----------------------------------------------------------------------------------------
+
+
+def fork_bomb(world: World) -> str:
+    """Gets through with more processes than the sandbox may have."""
+    made = 0
+    while made < world["processes"]:
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        made += 1
+        time.sleep(0.002)
+    time.sleep(2)
+    return f"{made} processes"
+
+
+def fill_disk(world: World) -> str:
+    """Gets through with more bytes than the sandbox may write."""
+    folder, piece, written = Path(os.environ["TMPDIR"]), bytes(4 << 20), 0
+    while written < world["disk"]:
+        (folder / f"{written}").write_bytes(piece)
+        written += len(piece)
+        time.sleep(0.02)
+    return f"{written} bytes"
+
+
+def fill_memory(world: World) -> str:
+    held = bytearray()
+    while len(held) < world["memory"]:
+        held += bytes(16 << 20)
+        time.sleep(0.005)
+    return f"{len(held)} bytes"
+
+
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +341,7 @@ def api_server(world: World) -> str:
 
 
 def other_network(world: World) -> str:
-    return _connect("203.0.113.7", 443)
+    return _connect("203.0.113.7", 8443)
 
 
 def loopback_of_host(world: World) -> str:
@@ -214,6 +352,14 @@ def name_service(world: World) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.settimeout(3)
         sender.sendto(b"?", ("10.96.0.10", 53))
+        return sender.recv(100).decode()
+
+
+def before_the_connection(world: World) -> str:
+    """TCP Fast Open: sends without a call to connect."""
+    with socket.socket() as sender:
+        sender.sendto(b"?", 0x20000000, ("169.254.169.254", 80))  # without a timeout, which would make it not wait
+        sender.settimeout(3)
         return sender.recv(100).decode()
 
 
@@ -315,10 +461,15 @@ def main(name: str, world: World) -> int:
     attempt: Callable[[World], str] = globals()[name]
     try:
         print(f"ESCAPED {attempt(world)}", flush=True)
-    except (OSError, DeniedError) as error:
+    except (OSError, MemoryError, DeniedError) as error:
         print(f"DENIED {type(error).__name__}: {error}", flush=True)
     return 0
 
 
+def read_world(text: str) -> World:
+    data = base64.b64decode(Path(text[1:]).read_bytes()) if text.startswith("@") else text
+    return json.loads(data)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], json.loads(sys.argv[2])))
+    sys.exit(main(sys.argv[1], read_world(sys.argv[2])))

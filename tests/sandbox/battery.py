@@ -17,7 +17,7 @@ from unittest import mock
 from sartor_agents.checkpoints.chain import FILE_NAME
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.sandbox import command, seccomp
-from sartor_agents.run.sandbox.command import CommandSandbox
+from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.limits import Limits
 
 HERE = Path(__file__).parent
@@ -35,7 +35,8 @@ OUTSIDE = (
     "become_root",
 )  # fmt: skip
 
-NETWORK = ("metadata_address", "api_server", "other_network", "loopback_of_host", "name_service", "abstract_socket")
+NETWORK = ("metadata_address", "api_server", "other_network", "loopback_of_host", "name_service", "abstract_socket",
+           "before_the_connection")  # fmt: skip
 """Run in a network namespace of their own (`network_world`)."""
 
 SYSTEM_CALLS = {
@@ -84,6 +85,7 @@ def plant(root: Path) -> Iterator[Planted]:
     (model / "config.json").write_text("{}")
     (model / FILE_NAME).write_text(f'"{canary}"')
     (sibling.work / "stack.py").write_text(canary)
+    (root / "grant").write_text(canary)
     name = f"victim-{token}"
     victim = subprocess.Popen(
         (sys.executable, "-c", "import time; time.sleep(600)", name), env={**os.environ, "SECRET": canary}
@@ -99,6 +101,7 @@ def plant(root: Path) -> Iterator[Planted]:
         facts = {
             "canary": canary, "token": token, "home_secret": str(root / "home/.config/token"), "run": str(run.root),
             "sealed_key": str(run.sealed / "key"), "sibling": str(sibling.work / "stack.py"), "model": str(model),
+            "grant": str(root / "grant"), "answer": str(root / "answer.json"),
             "victim": victim.pid, "victim_name": name, "host_socket": str(path), "scratch": str(root / "scratch"),
         }  # fmt: skip
         box = CommandSandbox(
@@ -150,11 +153,11 @@ def without(*protections: str) -> Iterator[None]:
         yield
 
 
-def network_attempts(names: Sequence[str]) -> dict[str, list[str]]:
+def network_attempts(names: Sequence[str], isolation: Isolation = Isolation.BUBBLEWRAP) -> dict[str, list[str]]:
     """What each attempt came to, without and with the network, the answers' token replaced by the word TOKEN."""
     namespace = ("unshare", "-n") if os.geteuid() == 0 else ("unshare", "-rn")
     done = subprocess.run(
-        (*namespace, sys.executable, str(HERE / "network_world.py"), *names),
+        (*namespace, sys.executable, str(HERE / "network_world.py"), isolation.value, *names),
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,9 +1,10 @@
 """A network namespace with what a cluster's network offers, in which the battery's network attempts are run.
 
-    unshare -n python network_world.py ATTEMPT…
+    unshare -n python network_world.py ISOLATION ATTEMPT…
 
 On `lo` lie a cloud's metadata address, an API server, a name service and a host of another network; each answers everybody.
-Prints one JSON object: attempt → what it came to in the sandbox, and in the sandbox that shares the network (the control).
+Prints one JSON object: attempt → what it came to in the sandbox, and (the control) in one that shares the network, or for
+`pod`, which does, without its walls.
 """
 
 import json
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import battery
 
-from sartor_agents.run.sandbox.command import CommandSandbox
+from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.limits import Limits
 
-STREAMS = (("169.254.169.254", 80), ("10.96.0.1", 443), ("203.0.113.7", 443), ("127.0.0.1", 8000))
+STREAMS = (("169.254.169.254", 80), ("10.96.0.1", 443), ("203.0.113.7", 8443), ("127.0.0.1", 8000))
 DATAGRAMS = ("10.96.0.10", 53)
 
 
@@ -36,7 +37,7 @@ def answer_datagrams(receiver: socket.socket, answer: bytes) -> None:
         receiver.sendto(answer, receiver.recvfrom(100)[1])
 
 
-def main(attempts: list[str]) -> int:
+def main(isolation: Isolation, attempts: list[str]) -> int:
     subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
     for host in {host for host, _ in (*STREAMS, DATAGRAMS)} - {"127.0.0.1"}:
         subprocess.run(("ip", "address", "add", f"{host}/32", "dev", "lo"), check=True)
@@ -53,15 +54,18 @@ def main(attempts: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "worktree").mkdir()
         (Path(folder) / "scratch").mkdir()
-        sandbox = CommandSandbox(Path(folder) / "worktree", Path(folder) / "scratch", Limits(memory_bytes=1 << 30))
+        limits = Limits(memory_bytes=1 << 30)
+        sandbox = CommandSandbox(Path(folder) / "worktree", Path(folder) / "scratch", limits, isolation)
         found: dict[str, list[str]] = {}
         for name in attempts:
             inside = battery.inside(sandbox, name, {})
             with battery.without("--unshare-net"):
-                found[name] = [inside.text, battery.inside(sandbox, name, {}).text]
+                pod = isolation is Isolation.POD
+                control = battery.outside(name, {}) if pod else battery.inside(sandbox, name, {})
+            found[name] = [inside.text, control.text]
     print(json.dumps({"token": token, "found": found}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Isolation(sys.argv[1]), sys.argv[2:]))

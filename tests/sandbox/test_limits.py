@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from sartor_agents.run.process import LONGEST_LINE
 from sartor_agents.run.sandbox import command
 from sartor_agents.run.sandbox.cgroups import group
 from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox
@@ -165,8 +166,17 @@ def test_output(sandbox: CommandSandbox) -> None:
     flood = run(sandbox, "print('begin' + 'x' * (20 << 20) + 'end', end='')", output_bytes=2000)
     assert flood.output.startswith("begin") and flood.output.endswith("end") and len(flood.output) < 2100
     assert "bytes left out" in flood.output
-    assert (sandbox.scratch / "commands.log").stat().st_size < 5 * MIB
+    assert (sandbox.scratch / "commands.log").stat().st_size < command.LOG_BYTES + 1000
     assert run(sandbox, "print('x' * 3000)", output_bytes=8000).output == "x" * 3000 + "\n"
+
+
+def test_a_line_without_end_is_heard_in_pieces(sandbox: CommandSandbox) -> None:
+    """Else the parent would hold as much of it as a command cares to write."""
+    pieces: list[int] = []
+    script = ("python", "-c", "print('x' * (1 << 20), end='')")
+    with command.started(sandbox, script, keep=False, hear=lambda data: pieces.append(len(data))) as running:
+        assert running.result().code == 0
+    assert sum(pieces) == MIB and max(pieces) <= LONGEST_LINE
 
 
 def test_open_files(sandbox: CommandSandbox) -> None:

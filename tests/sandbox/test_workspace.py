@@ -73,6 +73,13 @@ def test_a_command_that_is_over_its_time_leaves_what_it_had(either: CommandSandb
     assert result.problem == "TimedOut" and contents(either.worktree)["stack/half"] == "half\n"
 
 
+def test_nothing_writes_while_it_is_kept(either: CommandSandbox) -> None:
+    """What a command left in the background is ended first, or a file would grow under the hands of whoever reads it."""
+    result = shell(either, "(setsid sh -c 'while :; do echo more >> stack/grows; done' &); sleep 0.5")
+    assert (result.problem, result.kept) == (None, True)
+    assert (either.worktree / "stack/grows").read_text().startswith("more\nmore\n")
+
+
 def test_a_command_that_ends_what_starts_it_changes_nothing(sandbox: CommandSandbox) -> None:
     (sandbox.worktree / "stack" / "a").write_text("a")
     result = shell(sandbox, "echo b > stack/a; kill -9 $PPID; sleep 5")

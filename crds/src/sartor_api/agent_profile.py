@@ -5,7 +5,22 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sartor_api.base import ApiModel, Rule
-from sartor_api.fields import Count, Hostname, KeyReference, ListMap, ListSet, Money, Pattern, ShortText, Text, Url
+from sartor_api.fields import (
+    Count,
+    Hostname,
+    Image,
+    KeyReference,
+    LabelMap,
+    ListMap,
+    ListSet,
+    Money,
+    Name,
+    Pattern,
+    ShortText,
+    Text,
+    Url,
+)
+from sartor_api.hardware_target import Toleration
 from sartor_api.meta import AGE, Column, Conditions, Naming, Resource
 from sartor_api.quantities import DecimalString, Duration, Quantity
 
@@ -97,6 +112,20 @@ class Transcripts(ApiModel):
     """Size per run, beyond which the oldest are cut."""
 
 
+class ModelProxy(ApiModel):
+    """The pod that holds the keys, and through which alone agents reach a model. Backend `playbook` has none."""
+
+    image: Image | None = None
+    """Its image; by default the installation's image of agents."""
+    persistent_volume_claim: Name | None = None
+    """Claim in the profile's namespace for books and transcripts. Without one they end with the pod: a call whose answer
+    was recorded may then be paid for once more, and what a step had spent is counted from its own start."""
+    node_selector: LabelMap | None = None
+    """Labels of its node, which needs a way to the provider; never one of the agents' own nodes."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Taints that it bears."""
+
+
 class AgentProfileSpec(ApiModel):
     """Who writes the code."""
 
@@ -121,6 +150,11 @@ class AgentProfileSpec(ApiModel):
     """Limits of the place where they run commands."""
     transcripts: Transcripts = Transcripts()
     """What is kept of the conversations."""
+    model_proxy: ModelProxy = ModelProxy()
+    """Where the model proxy runs."""
+    review: bool = False
+    """Whether a model (role `judge`) reads the source of what passed the judge's gates. It can reject a candidate, never
+    accept one."""
 
     rules = (
         Rule(
@@ -137,11 +171,18 @@ class AgentProfileSpec(ApiModel):
         ),
         Rule(
             cel="self.backend != 'playbook' || (size(self.endpoints) == 0 && !has(self.model) && !has(self.api)"
-            " && size(self.roles) == 0)",
-            message="backend playbook uses no model; remove endpoints, model, api and roles, or choose openai or codex",
+            " && size(self.roles) == 0 && !self.review)",
+            message="backend playbook uses no model; remove endpoints, model, api, roles and review, or choose openai or "
+            "codex",
             holds=lambda spec: (
                 spec.backend != "playbook"
-                or (not spec.endpoints and spec.model is None and spec.api is None and not spec.roles)
+                or (
+                    not spec.endpoints
+                    and spec.model is None
+                    and spec.api is None
+                    and not spec.roles
+                    and not spec.review
+                )
             ),
             field=".backend",
         ),

@@ -22,6 +22,7 @@ Manager = Literal[
     "sartor-rollout-probe",
     "sartor-rollout-finalizer",
     "sartor-synthesis",
+    "sartor-profile",
 ]
 """Field managers of server-side apply, one for each concern."""
 
@@ -115,3 +116,5 @@ class Decision:
     rests_on: tuple[Kind, ...] = ()
     """Kinds by whose objects something is decided that is not taken back, where a watch that is behind would say the same.
     They are listed anew first, it is decided again, and only that decision is carried out."""
+    unbooked: tuple[str, ...] = ()
+    """Steps of a run whose cost the model proxy alone knows. It is asked first, and it is decided again."""

@@ -31,7 +31,7 @@ from sartor_operator.kinds import (
 from sartor_operator.pods.jobs import RECORDS_KEY
 from sartor_operator.rollout.index import rollout_indexes, slim_service, slim_slice
 
-INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL)
+INDEXED = (names.RUN_LABEL, names.SYNTHESIS_LABEL, names.PROFILE_LABEL)
 TARGET_INDEX, PROFILE_INDEX = "target", "profile"
 """Syntheses by the HardwareTarget and by the AgentProfile that they name; runs by the AgentProfile of their snapshot."""
 EVERYWHERE = ""

@@ -3,17 +3,20 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from pydantic import BaseModel
 
 from sartor_api.agent_profile import AgentProfileStatus
 from sartor_api.hardware_target import HardwareTargetStatus
+from sartor_api.search.records import Cost
 from sartor_api.serving_rollout import ServingRolloutStatus
 from sartor_api.serving_synthesis import ServingSynthesisStatus
 from sartor_api.synthesis_run import SynthesisRunStatus
 from sartor_operator import names
 from sartor_operator.actions import Decision, StatusOf, Tell
 from sartor_operator.apply import Applier, TakenError
+from sartor_operator.books import Books, NoBooks
 from sartor_operator.cache import EVERYWHERE, PROFILE_INDEX, TARGET_INDEX, Cache, Key
 from sartor_operator.client import Api
 from sartor_operator.conditions import conditions, stalled
@@ -39,7 +42,8 @@ from sartor_operator.kinds import (
     Manifest,
 )
 from sartor_operator.metrics import Metrics
-from sartor_operator.profile import decide_profile, profile_secrets, profile_spec, tokens_of
+from sartor_operator.pods.model_proxy import GRANT_KEY
+from sartor_operator.profile import decide_profile, observe_proxy, profile_secrets, profile_spec, tokens_of
 from sartor_operator.reasons import OperatorReason
 from sartor_operator.rollout.decide import decide_rollout
 from sartor_operator.rollout.keys import rollout_keys
@@ -47,7 +51,8 @@ from sartor_operator.rollout.observe import named_deployments, observe_rollout
 from sartor_operator.rollout.route import route_shares
 from sartor_operator.rollout.samples import NoVerdicts, Verdicts
 from sartor_operator.run.decide import decide_run
-from sartor_operator.run.observe import observe_run
+from sartor_operator.run.observe import RunObserved, decoded, observe_run
+from sartor_operator.run.step import own_grant
 from sartor_operator.settings import Settings
 from sartor_operator.synthesis.decide import decide_synthesis, secrets_to_read
 from sartor_operator.synthesis.observe import observe_synthesis
@@ -78,6 +83,7 @@ class Controller:
         now: Callable[[], float],
         *,
         verdicts: Verdicts | None = None,
+        books: Books | None = None,
         gateway_api: Callable[[], bool] = lambda: True,
     ) -> None:
         """`gateway_api`: whether the cluster knows HTTPRoutes."""
@@ -88,6 +94,7 @@ class Controller:
         self._metrics = metrics
         self._now = now
         self._verdicts = verdicts or NoVerdicts()
+        self._books = books or NoBooks()
         self._gateway_api = gateway_api
 
     async def reconcile(self, key: Key) -> float | None:
@@ -136,7 +143,7 @@ class Controller:
     async def _look(self, kind: Kind, namespace: str, name: str) -> Decision | None:
         if kind is RUN:
             run = observe_run(self._cache, self._settings, namespace, name)
-            return None if run is None else decide_run(run, self._now())
+            return None if run is None else await self._run(run)
         if kind is TARGET:
             target = self._cache.get(TARGET, None, name)
             return None if target is None else decide_target(target, self._cache.all(NODE), self._now())
@@ -151,13 +158,31 @@ class Controller:
             synthesis = synthesis.with_secrets(await self._secrets(namespace, needed))
         return decide_synthesis(synthesis, self._now())
 
+    async def _run(self, run: RunObserved) -> Decision:
+        decision = decide_run(run, self._now())
+        if not decision.unbooked:
+            return decision
+        models, spent = run.models, dict[str, Cost | None]()
+        for begin in (step for step in run.steps if step.id in decision.unbooked):
+            spent[begin.id] = None
+            if models is not None and models.grant_key is not None and models.address:
+                grant = own_grant(run, begin, self._now())
+                spent[begin.id] = await self._books.spent(models.address, grant, models.grant_key, begin.begun)
+        return decide_run(replace(run, spent=spent), self._now())
+
     async def _profile(self, namespace: str, name: str) -> Decision | None:
         profile = self._cache.get(PROFILE, namespace, name)
         if profile is None:
             return None
         needed = {reference.name for _, reference in profile_secrets(profile_spec(profile))}
+        secrets = await self._secrets(namespace, sorted(needed))
         runs = self._cache.labelled(RUN, namespace, PROFILE_INDEX, name)
-        return decide_profile(profile, await self._secrets(namespace, sorted(needed)), runs, self._now())
+        proxy = observe_proxy(self._cache, profile)
+        key = decoded(proxy.parts[SECRET], GRANT_KEY) if SECRET in proxy.parts else None
+        providers = None
+        if proxy.ready and proxy.address and key is not None:
+            providers = await self._books.providers(proxy.address, key)
+        return decide_profile(profile, secrets, runs, proxy, self._settings, self._now(), providers=providers)
 
     async def _rollout(self, namespace: str, name: str) -> Decision | None:
         manifest = self._cache.get(ROLLOUT, namespace, name)
@@ -270,6 +295,10 @@ def keys_for(cache: Cache, kind: Kind, before: Manifest | None, now: Manifest | 
     meta = manifest["metadata"]
     namespace, name = str(meta.get("namespace") or ""), str(meta["name"])
     synthesis, run = names.label(manifest, names.SYNTHESIS_LABEL), names.label(manifest, names.RUN_LABEL)
+    if profile := names.label(manifest, names.PROFILE_LABEL):
+        # A run may wait for the proxy's Deployment, or for the key of its grants.
+        waiting = cache.labelled(RUN, namespace, PROFILE_INDEX, profile) if kind in (DEPLOYMENT, SECRET) else ()
+        return [(PROFILE, namespace, profile), *((RUN, namespace, names.name_of(run)) for run in waiting)]
     rollouts = rollout_keys(cache, kind, before, now)
     if rollouts or kind in (ROLLOUT, ENDPOINT_SLICE, *OPTIONAL):
         return [*rollouts, *_owner(namespace, synthesis, run), *_routed(cache, kind, before, now)]

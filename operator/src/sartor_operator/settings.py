@@ -48,6 +48,8 @@ class Settings:
     )
     """Of every engine; what the run's record says comes on top of it."""
     stack_command: tuple[str, ...] = ("python3", "-m", "stack")
+    model_proxy_command: tuple[str, ...] = ("sartor-model-proxy",)
+    """Starts a profile's model proxy, in the image `agent` unless the profile names one."""
     probe_command: tuple[str, ...] = ("sartor-probe",)
     """Starts a rollout's probe, in the image `evaluator`; what it probes is added."""
     repository: str = "http://sartor-repository.sartor-system.svc"

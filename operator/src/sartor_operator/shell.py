@@ -23,6 +23,7 @@ from prometheus_client import start_http_server
 
 from sartor_operator import names
 from sartor_operator.apply import Applier
+from sartor_operator.books import ProxyBooks
 from sartor_operator.cache import Cache, Key, key_of
 from sartor_operator.client import Client
 from sartor_operator.connection import Connection
@@ -120,6 +121,7 @@ class Operator:
             self.metrics,
             time.time,
             verdicts=self._verdicts(options),
+            books=ProxyBooks(self._session, time.time),
             gateway_api=lambda: HTTP_ROUTE in self.known,
         )
         for kind in LOOKED_AT:

@@ -8,7 +8,7 @@ that run and nothing else, while that pod lives.
 |---|---|---|
 | planner | plans, records, candidates | `main`: `roadmap.md` and other words, `plans/STEP.json`, copies of records |
 | implementer | plans, records, candidates | `candidate/NNN` of its round: `stack/` and nothing else |
-| judge | sealed notes | `refs/notes/sartor/judge`: its own `steps/STEP/`, and the note of a candidate |
+| judge | sealed notes; files of candidates | `refs/notes/sartor/judge`: its own `steps/STEP/`, and the note of a candidate |
 | evaluator | sealed notes | `refs/notes/sartor/evaluator`: the same |
 | operator, readers | everything of every run | nothing |
 
@@ -158,12 +158,14 @@ class Access:
     refusal: str | None = None
 
 
-def access(caller: Caller, namespace: str, run: str, *, sealed: bool, writing: bool) -> Access:
-    """Whether `caller` may open the repository of a run. `sealed`: the URL names the sealed one."""
+def access(caller: Caller, namespace: str, run: str, *, sealed: bool, writing: bool, stack: bool = False) -> Access:
+    """Whether `caller` may open the repository of a run. `sealed`: the URL names the sealed one. `stack`: it is about the
+    files of one candidate alone, which a judge may read; it writes nothing where they lie."""
     if caller.role is Role.OPERATOR:
         vault = Vault.SEALED if sealed else Vault.OPEN
         return Access(vault, f"{caller.name} reads the repositories of runs and writes none" if writing else None)
-    vault = Vault.SEALED if caller.role in SEALED_ROLES else Vault.OPEN
+    reviews = stack and caller.role is Role.JUDGE and not sealed
+    vault = Vault.SEALED if caller.role in SEALED_ROLES and not reviews else Vault.OPEN
     refusal = None
     if caller.namespace != namespace:
         refusal = f"{caller.name} belongs to namespace {caller.namespace}; repositories of {namespace} are closed to it"

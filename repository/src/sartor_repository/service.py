@@ -158,7 +158,9 @@ class Service:
 
     async def _carry_out(self, request: web.BaseRequest, target: Target, caller: Caller) -> web.StreamResponse:
         writing = target.operation == "push"
-        allowed = access(caller, target.namespace, target.run, sealed=target.sealed, writing=writing)
+        allowed = access(
+            caller, target.namespace, target.run, sealed=target.sealed, writing=writing, stack=bool(target.commit)
+        )
         if allowed.refusal is not None:
             raise RefusedError(403, allowed.refusal)
         await self._ensure(target)

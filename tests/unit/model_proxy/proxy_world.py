@@ -16,11 +16,11 @@ from scripted_provider import Provider
 
 from sartor_agents.backends.conversation.accounting import Price
 from sartor_agents.model_proxy.config import EndpointConfig, ProxyConfig, TranscriptConfig
-from sartor_agents.model_proxy.grants import Allowance, Grant
 from sartor_agents.model_proxy.ledger import Ledger
 from sartor_agents.model_proxy.service import Service
 from sartor_agents.transcripts.events import TranscriptEvent
 from sartor_agents.transcripts.store import read_transcript
+from sartor_api.search.grants import Allowance, Grant
 
 GRANT_KEY = b"k" * 32
 PRICE = Price(input=Decimal(1), output=Decimal(10), cached_input=Decimal("0.1"))

@@ -16,9 +16,9 @@ from proxy_world import GRANT_KEY, grant, tokens
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
 from sartor_agents.model_proxy.answers import Reading
 from sartor_agents.model_proxy.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
-from sartor_agents.model_proxy.grants import PREFIX, Grant, GrantError
 from sartor_agents.model_proxy.ledger import BudgetError, Ledger, Recorded
 from sartor_agents.model_proxy.policy import RequestRefusedError, admit, learned, nano
+from sartor_api.search.grants import PREFIX, Grant, GrantError
 
 ANSWER = Recorded(200, "text/event-stream", b"data: {}\n\n")
 

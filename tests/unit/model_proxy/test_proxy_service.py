@@ -17,8 +17,8 @@ from scripted_provider.programs import outage
 
 from sartor_agents.model_proxy.breaker import FAILURES
 from sartor_agents.model_proxy.config import TranscriptConfig
-from sartor_agents.model_proxy.grants import Allowance
 from sartor_agents.transcripts.events import Answered, Asked, Failed, Repeated
+from sartor_api.search.grants import Allowance
 
 TURN = Turn(text="Fine. " * 50, calls=(Call("read_file", {"path": "a.py"}),))
 MESSAGES = [{"role": "user", "content": "Go."}]

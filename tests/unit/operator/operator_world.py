@@ -27,6 +27,7 @@ from sartor_api.search.records import (
 )
 from sartor_operator import names
 from sartor_operator.apply import Applier
+from sartor_operator.books import Books, NoBooks
 from sartor_operator.cache import Cache, Key, key_of, version
 from sartor_operator.controller import Controller, keys_for
 from sartor_operator.errors import AlreadyExistsError, ConflictError, NotFoundError, TransientError
@@ -195,6 +196,8 @@ class World:
     """Step ids of all role pods that were ever started, in order."""
     quota: bool = True
     """Whether Kueue admits Jobs."""
+    books: Books = field(default_factory=NoBooks)
+    """What the model proxies say."""
     stacks: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     listeners: list[Callable[[str, Kind, Manifest], None]] = field(default_factory=list)
 
@@ -450,7 +453,7 @@ class World:
         role = names.label(pod, names.ROLE_LABEL)
         if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
             return
-        if role in ("candidate", "baseline", "serving-stack", "rollout-stack", "serving-baseline"):
+        if role in ("candidate", "baseline", "serving-stack", "rollout-stack", "serving-baseline", "model-proxy"):
             self._server(key, pod, role)
         elif names.label(pod, names.STEP_LABEL):
             self._role(key, pod)
@@ -590,7 +593,9 @@ class Process:
             world, self.cache, world, now=lambda: world.now, random_hex=lambda: hashlib.sha256(b"seal").hexdigest()
         )
         self.metrics = Metrics(clock=lambda: world.now)
-        self.controller = Controller(self.cache, world, applier, world.settings, self.metrics, lambda: world.now)
+        self.controller = Controller(
+            self.cache, world, applier, world.settings, self.metrics, lambda: world.now, books=world.books
+        )
         world.listeners.append(self.event)
 
     def stop(self) -> None:

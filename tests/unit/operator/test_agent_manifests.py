@@ -3,6 +3,7 @@
 Whether packets are stopped is the network plugin's business, and is not tested here; what they say is.
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def allowed(
         any(
             matches(to.get("namespaceSelector", {"matchLabels": TEAM}), namespace) and matches(to["podSelector"], peer)
             for to in rule[end]
+            if "podSelector" in to
         )
         and any(one["port"] == port and one["protocol"] == protocol for one in rule["ports"])
         for policy in selecting
@@ -56,11 +58,11 @@ def allowed(
 @pytest.mark.parametrize(
     ("what", "passes"),
     [
-        ({"namespace": SYSTEM, "peer": {"app.kubernetes.io/name": "sartor-model-proxy"}, "port": "http"}, True),
+        ({"namespace": TEAM, "peer": {"sartor.dev/role": "model-proxy"}, "port": "http"}, True),
         ({"namespace": SYSTEM, "peer": {"app.kubernetes.io/name": "sartor-repository"}, "port": "http"}, True),
         ({"namespace": KUBE_SYSTEM, "peer": {"k8s-app": "kube-dns"}, "port": 53, "protocol": "UDP"}, True),
-        ({"namespace": SYSTEM, "peer": {"app.kubernetes.io/name": "sartor-model-proxy"}, "port": "admin"}, False),
-        ({"namespace": TEAM, "peer": {"app.kubernetes.io/name": "sartor-model-proxy"}, "port": "http"}, False),
+        ({"namespace": TEAM, "peer": {"sartor.dev/role": "model-proxy"}, "port": "admin"}, False),
+        ({"namespace": SYSTEM, "peer": {"sartor.dev/role": "model-proxy"}, "port": "http"}, False),
         ({"namespace": SYSTEM, "peer": {"app.kubernetes.io/name": "sartor-operator"}, "port": "http"}, False),
         ({"namespace": TEAM, "peer": {"sartor.dev/role": "candidate"}, "port": 8000}, False),
         ({"namespace": KUBE_SYSTEM, "peer": {"component": "kube-apiserver"}, "port": 443}, False),
@@ -76,6 +78,44 @@ def test_an_agent_reaches_the_proxy_the_repository_and_names(role: str, what: di
 def test_nobody_reaches_an_agent(role: str) -> None:
     for peer in ({"sartor.dev/role": "judge"}, {"app.kubernetes.io/name": "sartor-operator"}, {}):
         assert not allowed("Ingress", {"sartor.dev/role": role}, namespace=TEAM, peer=peer, port=8000)
+
+
+PROXY = {"sartor.dev/role": "model-proxy"}
+
+
+@pytest.mark.parametrize(
+    ("peer", "passes"),
+    [
+        ({"sartor.dev/role": "planner"}, True),
+        ({"sartor.dev/role": "implementer"}, True),
+        ({"sartor.dev/role": "candidate"}, False),
+        ({"sartor.dev/role": "baseline"}, False),
+        ({}, False),
+    ],
+)
+def test_the_model_proxy_is_reached_by_those_who_may_ask_a_model(peer: Labels, passes: bool) -> None:
+    assert allowed("Ingress", PROXY, namespace=TEAM, peer=peer, port="http") is passes
+    assert not allowed("Ingress", PROXY, namespace=SYSTEM, peer=peer, port="http")
+
+
+def test_the_operator_alone_reads_the_proxys_books_from_elsewhere() -> None:
+    operator = {"app.kubernetes.io/name": "sartor-operator"}
+    assert allowed("Ingress", PROXY, namespace=SYSTEM, peer=operator, port="http")
+    assert not allowed("Ingress", PROXY, namespace=TEAM, peer=operator, port="http"), "a label alone is nobody's proof"
+
+
+@pytest.mark.parametrize(
+    ("address", "passes"),
+    [("203.0.113.7", True), ("2001:db8::1", True), ("169.254.169.254", False), ("fe80::a9fe:a9fe", False),
+     ("fd00:ec2::254", False)],
+)  # fmt: skip
+def test_the_model_proxy_reaches_the_world_and_no_metadata_address(address: str, passes: bool) -> None:
+    target = ipaddress.ip_address(address)
+    (policy,) = [one for one in policies() if matches(one["podSelector"], PROXY)]
+    blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"]]
+    inside = [b for b in blocks if target in ipaddress.ip_network(b["cidr"])]
+    assert inside and all("ports" not in rule for rule in policy["egress"])
+    assert any(not any(target in ipaddress.ip_network(out) for out in b["except"]) for b in inside) is passes
 
 
 def test_other_pods_are_left_alone() -> None:

@@ -110,19 +110,23 @@ def test_identities(pods: dict[str, Any]) -> None:
     }
 
 
-def test_an_implementer_has_no_identity_and_what_is_around_it_has(pods: dict[str, Any]) -> None:
-    spec = pods["implementer"]["spec"]
+@pytest.mark.parametrize(
+    ("what", "around"), [("planner", ("history", "recorder")), ("implementer", ("source", "committer"))]
+)
+def test_an_agent_has_no_identity_and_what_is_around_it_has(
+    pods: dict[str, Any], what: str, around: tuple[str, str]
+) -> None:
+    spec = pods[what]["spec"]
     agent = next(c for c in spec["initContainers"] if c["name"] == "agent")
-    source = next(c for c in spec["initContainers"] if c["name"] == "source")
-    committer = spec["containers"][0]
-    assert "identity" in [m["name"] for m in source["volumeMounts"]]
+    before = next(c for c in spec["initContainers"] if c["name"] == "source")
+    after = spec["containers"][0]
+    assert [c["command"][-1] for c in (before, agent, after)] == [around[0], what, around[1]]
     assert not any("TOKEN" in e["name"] for e in agent["env"])
-    temporary = [next(m["name"] for m in c["volumeMounts"] if m["mountPath"] == "/tmp") for c in (agent, committer)]
+    assert {"name": "SARTOR_ISOLATION", "value": "pod"} in agent["env"]
+    temporary = [next(m["name"] for m in c["volumeMounts"] if m["mountPath"] == "/tmp") for c in (agent, after)]
     assert temporary[0] != temporary[1] and {v["name"] for v in spec["volumes"]} >= set(temporary)
-    assert {"name": "PYTHONNOUSERSITE", "value": "1"} in committer["env"]
-    assert "identity" not in [m["name"] for m in agent["volumeMounts"]]
-    assert "identity" in [m["name"] for m in committer["volumeMounts"]]
-    assert agent["command"][-1] == "implementer" and committer["command"][-1] == "committer"
+    assert {"name": "PYTHONNOUSERSITE", "value": "1"} in after["env"]
+    assert ["identity" in [m["name"] for m in c["volumeMounts"]] for c in (before, agent, after)] == [True, False, True]
     assert spec["runtimeClassName"] == "gvisor"
 
 
@@ -148,7 +152,7 @@ def test_places(pods: dict[str, Any], what: str) -> None:
     assert spec["nodeSelector"] == ({"pool": "h100"} if on_accelerator else {"pool": "small"})
     own_nodes = [] if on_accelerator else [{"key": "sartor.dev/agents", "operator": "Exists", "effect": "NoSchedule"}]
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}, *own_nodes]
-    assert spec.get("runtimeClassName") == {"implementer": "gvisor", "planner": None}.get(what, "nvidia")
+    assert spec.get("runtimeClassName") == ("nvidia" if on_accelerator else "gvisor")
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     holds = what in ("tuner", *SERVERS)
     amounts = [c.get("resources", {}).get("limits", {}).get("nvidia.com/gpu") for c in spec["containers"]]

@@ -9,7 +9,8 @@ from operator_world import NAMESPACE, Ends, Process, World, good, live, profile,
 from sartor_api.search.records import StepKind
 from sartor_operator.actions import StatusOf
 from sartor_operator.kinds import PROFILE, RUN, SECRET, SYNTHESIS, Manifest
-from sartor_operator.profile import decide_profile
+from sartor_operator.profile import ProxyObserved, decide_profile
+from sartor_operator.settings import Settings
 
 OPENAI: dict[str, Any] = {
     "backend": "openai",
@@ -68,23 +69,29 @@ def test_a_secret_that_is_missing_is_named_and_looked_for_again(kept: list[Manif
     world.now += 30
     process.wake()
     asyncio.run(process.work())
-    assert words(world)["Stalled"] == ("True", "NotSupported"), "what keeps it from being used is said next"
+    assert words(world)["Ready"] == ("False", "Progressing"), "its proxy starts"
     assert process.wakes == {(PROFILE, NAMESPACE, "agents"): world.now + 300}, "it may be deleted again"
 
 
-@pytest.mark.parametrize(
-    ("spec", "said"),
-    [
-        (OPENAI | {"endpoints": [{"url": "https://llm.example/v1"}]}, "openai cannot be run yet; use backend playbook"),
-        ({"backend": "oracle"}, "does not understand"),
-    ],
-)
-def test_a_backend_that_cannot_be_used_or_is_not_known_is_said(spec: dict[str, Any], said: str) -> None:
+def test_a_backend_that_is_not_known_is_said() -> None:
     world = World()
-    world.add(profile(**spec))
+    world.add(profile(backend="oracle"))
     looked_at(world)
     assert words(world) == {"Ready": ("False", "NotSupported"), "Stalled": ("True", "NotSupported")}
-    assert said in message(world) and "backend" in message(world)
+    assert "does not understand" in message(world) and "backend" in message(world)
+
+
+def test_hosts_that_commands_would_not_reach_are_refused_and_not_forgotten() -> None:
+    world = World()
+    world.add(target())
+    world.add(profile(sandbox={"allowedHosts": ["pypi.example"]}))
+    world.add(synthesis(agents={"profileRef": {"name": "agents"}}))
+    live(world)
+    assert words(world)["Stalled"] == ("True", "NotSupported")
+    said = "spec.sandbox.allowedHosts: commands reach no host at all yet; remove it"
+    assert message(world) == said and not world.all(RUN)
+    (ready,) = [c for c in world.one(SYNTHESIS)["status"]["conditions"] if c["type"] == "Ready"]
+    assert (ready["reason"], ready["message"]) == ("NotSupported", f"AgentProfile agents: {said}")
 
 
 def test_tokens_are_the_sum_of_what_the_runs_booked() -> None:
@@ -126,6 +133,7 @@ def test_how_providers_do_is_left_to_whoever_speaks_to_them() -> None:
     states = [{"url": "https://llm.example/v1", "state": "Available"}]
     manifest = profile(**OPENAI) | {"status": {"endpoints": states, "tokensUsed": 3}}
     manifest["metadata"] = {**manifest["metadata"], "uid": "u", "generation": 1}
-    (said,) = decide_profile(manifest, {"llm": frozenset({"apiKey"})}, (), 0.0).statuses
+    keys = {"llm": frozenset({"apiKey"})}
+    (said,) = decide_profile(manifest, keys, (), ProxyObserved({}), Settings(), 0.0).statuses
     assert isinstance(said, StatusOf)
     assert said.status.model_dump(mode="json", by_alias=True)["endpoints"][0]["state"] == "Available"

@@ -23,12 +23,14 @@ from sartor_repository.policy import Role
 SEED = "5e" * 32
 ROLES = {
     StepKind.BASELINE: ("tuner", Role.EVALUATOR),
-    StepKind.PLAN: ("planner", Role.PLANNER),
+    StepKind.PLAN: ("recorder", Role.PLANNER),
     StepKind.IMPLEMENT: ("committer", Role.IMPLEMENTER),
     StepKind.JUDGE: ("judge", Role.JUDGE),
     StepKind.EVALUATE: ("evaluator", Role.EVALUATOR),
     StepKind.CONFIRM: ("evaluator", Role.EVALUATOR),
 }
+BEFORE = {StepKind.PLAN: ("history", "planner"), StepKind.IMPLEMENT: ("source", "implementer")}
+"""The containers of a step before the one that reports."""
 SEALED = (StepKind.BASELINE, StepKind.JUDGE, StepKind.EVALUATE, StepKind.CONFIRM)
 
 
@@ -85,9 +87,9 @@ class PodWorld:
             "SARTOR_ROLE": role,
             "SARTOR_STEP_FILE": str(mounts / "step.json"),
             "SARTOR_SPEC_FILE": str(mounts / "spec.json"),
-            "SARTOR_RECORDS_FILE": str(mounts / "records.json") if role == "planner" else None,
+            "SARTOR_RECORDS_FILE": str(mounts / "records.json") if role in ("history", "recorder") else None,
             "SARTOR_SEED_FILE": str(mounts / "seed") if sealed else None,
-            "SARTOR_TOKEN_FILE": str(mounts / "token") if role != "implementer" else None,
+            "SARTOR_TOKEN_FILE": str(mounts / "token") if role not in ("planner", "implementer") else None,
             "SARTOR_MODEL": str(model),
             "SARTOR_WORK": str(work),
             "SARTOR_REPOSITORY": self.git.address(),
@@ -130,11 +132,14 @@ class PodWorld:
     def report(self, begin: StepBegin) -> StepReport:
         return read_report(self.said(begin))
 
+    def prepare(self, begin: StepBegin) -> None:
+        """The containers before the one that reports."""
+        for role in BEFORE.get(begin.step, ()):
+            assert self.run(begin, role) == 0, self.said(begin, role)
+
     def done(self, begin: StepBegin) -> StepReport:
         """Carry out a whole step and put its record into the run."""
-        if begin.step is StepKind.IMPLEMENT:
-            assert self.run(begin, "source") == 0, self.said(begin, "source")
-            assert self.run(begin, "implementer") == 0, self.said(begin, "implementer")
+        self.prepare(begin)
         assert self.run(begin) == 0, self.said(begin)
         report = self.report(begin)
         self.records.append(

@@ -73,7 +73,9 @@ def test_the_playbook_plans_writes_and_is_measured(world: PodWorld, chain_model:
     world.done(world.begin(StepKind.BASELINE))
     model = str(chain_model)
     begin = world.begin(StepKind.PLAN)
-    assert with_real_roles(world, begin, "planner", SARTOR_MODEL=model) == 0
+    for role in ("history", "planner", "recorder"):
+        world.monkeypatch.delenv("SARTOR_TOKEN_FILE", raising=False)
+        assert with_real_roles(world, begin, role, SARTOR_MODEL=model) == 0, world.said(begin, role)
     plan = world.report(begin).result
     assert isinstance(plan, Plan), plan
     assert plan.recipes and plan.action == "build"

@@ -305,6 +305,15 @@ def test_who_opens_what(
     assert answer.refusal is None if words is None else words in (answer.refusal or "")
 
 
+def test_a_judge_reads_the_files_of_a_candidate_and_an_evaluator_does_not() -> None:
+    def opened(who: Caller, **more: bool) -> Vault:
+        return access(who, NAMESPACE, RUN, **({"sealed": False, "writing": False, "stack": True} | more)).vault
+
+    assert (opened(JUDGE), opened(EVALUATOR)) == (Vault.OPEN, Vault.SEALED)
+    assert opened(JUDGE, sealed=True) is Vault.SEALED and opened(JUDGE, stack=False) is Vault.SEALED
+    assert access(JUDGE, NAMESPACE, "other", sealed=False, writing=False, stack=True).refusal is not None
+
+
 @given(who=st.sampled_from([PLANNER, IMPLEMENTER]), sealed=st.booleans(), writing=st.booleans())
 def test_who_writes_code_never_opens_what_is_sealed(who: Caller, sealed: bool, writing: bool) -> None:
     answer = access(who, NAMESPACE, RUN, sealed=sealed, writing=writing)

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from sartor_agents.backends.conversation.tool import problems
 from sartor_agents.backends.protocol import BackendError
+from sartor_agents.run.sandbox.command import Isolation
+from sartor_agents.run.sandbox.limits import Limits
 from sartor_api.search.agents import AgentSettings, RoleName, RoleSettings
 from sartor_api.search.records import FailureClass, RunSpec
 
@@ -21,6 +23,8 @@ CALL_HEADER, RECORDED_HEADER = "Sartor-Call", "Sartor-Recorded"
 """The name of a call, by which the model proxy knows it again; and its word that the answer is one that it had recorded."""
 BUDGET_SPENT = "budget_spent"
 """The code of the proxy's error where a budget does not allow the call."""
+ISOLATION = "SARTOR_ISOLATION"
+"""Set to `pod` where the pod is the sandbox (`Isolation.POD`); without it commands run in one of their own."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,16 @@ def model_access(environment: Mapping[str, str] = os.environ) -> ModelAccess:
             "NoModelAccess", f"{TOKEN_FILE}: {file} cannot be read: {error}", FailureClass.INFRASTRUCTURE
         ) from error
     return ModelAccess(url, token)
+
+
+def isolation(environment: Mapping[str, str] = os.environ) -> Isolation:
+    """How commands of this process are walled in."""
+    return Isolation(environment.get(ISOLATION, Isolation.BUBBLEWRAP))
+
+
+def command_limits(agents: AgentSettings, environment: Mapping[str, str] = os.environ) -> Limits:
+    """What commands of this process may use."""
+    return Limits.of(agents.sandbox, pod=isolation(environment) is Isolation.POD)
 
 
 def agents_of(run: RunSpec, role: RoleName) -> tuple[AgentSettings, RoleSettings]:

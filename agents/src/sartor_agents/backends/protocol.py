@@ -102,6 +102,19 @@ class ImplementContext(BaseModel):
         return self.run.scenario
 
 
+class ReviewContext(BaseModel):
+    """What a reviewer sees: the candidate's files in `worktree`, and those that it was made from in `before` (None: it was
+    made from nothing). Both hold `stack/`, and nothing in them is run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunSpec
+    round: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    worktree: Path
+    before: Path | None = None
+
+
 class Usage(BaseModel):
     """What one call of a backend used of paid things."""
 

@@ -3,7 +3,7 @@
 | module | what |
 |---|---|
 | `config` | what it is given: endpoints with their keys, prices, limits |
-| `grants` | tokens that say which run, role and step a caller is, and what that may spend |
+| `sartor_api.search.grants` | tokens that say which run, role and step a caller is, and what that may spend |
 | `policy` | which requests are let through, and what they can cost at most |
 | `ledger` | what was reserved and paid, and the recorded answers; survives being killed |
 | `endpoints`, `breaker` | the providers: which one is asked, and which one is left alone for a while |

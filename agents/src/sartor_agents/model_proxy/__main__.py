@@ -15,21 +15,24 @@ from pathlib import Path
 from aiohttp import web
 
 from sartor_agents.model_proxy.config import ConfigError, ProxyConfig, read_config
-from sartor_agents.model_proxy.grants import SHORTEST_KEY
 from sartor_agents.model_proxy.ledger import Ledger
 from sartor_agents.model_proxy.service import Service
 from sartor_agents.run.errors import StorageError
 from sartor_agents.run.storage import write_atomic
 from sartor_agents.transcripts.redact import Redactor
+from sartor_api.search.grants import SHORTEST_KEY
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sartor_agents.model_proxy", description=__doc__)
     parser.add_argument("config", type=Path, help="configuration (JSON; see config.py)")
     parser.add_argument("--export", nargs=2, metavar=("RUN", "FILE"), help="write a run's recorded calls and end")
+    parser.add_argument("--host", help="address to listen on instead of the configuration's: a pod's own, say")
     given = parser.parse_args(arguments)
     try:
         config = read_config(given.config)
+        if given.host is not None:
+            config = config.model_copy(update={"host": given.host})
         if given.export is not None:
             return export(config, given.export[0], Path(given.export[1]))
         asyncio.run(serve(config))

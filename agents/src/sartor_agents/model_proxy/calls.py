@@ -14,12 +14,12 @@ from sartor_agents.model_proxy.answers import Reading, asked
 from sartor_agents.model_proxy.config import ProxyConfig
 from sartor_agents.model_proxy.endpoints import Endpoint, Endpoints, OutError, RefusedByProviderError
 from sartor_agents.model_proxy.flight import Flight, Head
-from sartor_agents.model_proxy.grants import Grant
 from sartor_agents.model_proxy.ledger import Ledger, Recorded
 from sartor_agents.model_proxy.policy import FIRST_RATIO, Admitted, learned, most, nano
 from sartor_agents.transcripts.events import Answered, Asked, Entry, Failed, Repeated, TranscriptEvent
 from sartor_agents.transcripts.redact import Redactor
 from sartor_agents.transcripts.store import TranscriptStore
+from sartor_api.search.grants import Grant
 
 REMEMBERED = 256
 """Conversations whose last request is remembered, to write down only what is new in the next."""

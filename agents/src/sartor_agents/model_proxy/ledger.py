@@ -18,8 +18,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from sartor_agents.backends.conversation.accounting import TokenUse
-from sartor_agents.model_proxy.grants import Allowance, Grant
 from sartor_agents.run.storage import storage_errors
+from sartor_api.search.grants import Allowance, Grant
 
 NANO = 1_000_000_000
 
@@ -213,12 +213,12 @@ class Ledger:
 
     # --- the books ----------------------------------------------------------------------------------------------------
 
-    def spent(self, run: str, *, role: str | None = None, step: str | None = None) -> Spent:
-        """What was paid and is reserved, of a run, of a role in it, or of a step."""
+    def spent(self, run: str, *, role: str | None = None, step: str | None = None, since: float = 0.0) -> Spent:
+        """What was paid and is reserved, of a run, of a role in it, or of a step; of calls begun at `since` or later."""
         row = self._db.execute(
             "SELECT coalesce(sum(tokens), 0), coalesce(sum(money), 0) FROM calls WHERE run = ? "
-            "AND (? IS NULL OR role = ?) AND (? IS NULL OR step = ?)",
-            (run, role, role, step, step),
+            "AND (? IS NULL OR role = ?) AND (? IS NULL OR step = ?) AND begun >= ?",
+            (run, role, role, step, step, since),
         ).fetchone()
         return Spent(int(row[0]), int(row[1]))
 

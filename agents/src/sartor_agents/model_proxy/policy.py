@@ -11,7 +11,7 @@ from decimal import ROUND_CEILING
 from typing import Any, Literal, cast
 
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
-from sartor_agents.model_proxy.grants import Grant
+from sartor_api.search.grants import Grant
 
 Api = Literal["responses", "chat"]
 PATHS: dict[str, Api] = {"/v1/responses": "responses", "/v1/chat/completions": "chat"}

@@ -13,15 +13,12 @@ from sartor_agents.model_proxy.calls import JSON, Calls, error_body
 from sartor_agents.model_proxy.config import ProxyConfig
 from sartor_agents.model_proxy.endpoints import Endpoints
 from sartor_agents.model_proxy.flight import BrokenError, Flight
-from sartor_agents.model_proxy.grants import Grant, GrantError
 from sartor_agents.model_proxy.ledger import BudgetError, Ledger, Recorded
 from sartor_agents.model_proxy.policy import PATHS, RequestRefusedError, admit
 from sartor_agents.run.errors import StorageError
 from sartor_agents.transcripts.redact import Redactor
 from sartor_agents.transcripts.store import TranscriptStore
-
-OPERATOR = "operator"
-"""The role that may read the books."""
+from sartor_api.search.grants import OPERATOR, Grant, GrantError
 
 
 class Service:
@@ -39,6 +36,7 @@ class Service:
             app.router.add_post(path, self._ask)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/sartor/books", self._books)
+        app.router.add_get("/v1/sartor/spent", self._spent)
         app.router.add_get("/health", self._health)
         app.cleanup_ctx.append(self._run)
         return app
@@ -142,6 +140,18 @@ class Service:
                 "lost": self._ledger.lost,
             }
         )
+
+    async def _spent(self, request: web.Request) -> web.Response:
+        """What the caller's step spent, from calls that began at `since` (Unix seconds) or later."""
+        try:
+            grant = self._grant(request)
+            since = float(request.query.get("since", "0"))
+        except GrantError as error:
+            return _error(401, str(error), "invalid_grant")
+        except ValueError:
+            return _error(400, "since has to be a number of seconds", "invalid_request", param="since")
+        spent = self._ledger.spent(grant.run, step=grant.step, since=since)
+        return web.json_response({"tokens": spent.tokens, "money": str(spent.amount)})
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

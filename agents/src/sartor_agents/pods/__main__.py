@@ -3,7 +3,7 @@
 | role | container | ends with |
 |---|---|---|
 | `tuner` | of the baseline step | a report |
-| `planner` | of the plan step | a report |
+| `history`, `planner`, `recorder` | of the plan step, in this order | the recorder's report |
 | `source`, `implementer`, `committer` | of the implement step, in this order | the committer's report |
 | `judge`, `evaluator` | of the judge, evaluate and confirm steps | a report |
 | `fetch-model` | before any of them, where the model is not mounted | nothing |
@@ -60,8 +60,8 @@ def report(pod: Pod, tools: Tools) -> StepReport:
         match pod.role:
             case "tuner":
                 return looking.run(pod, tools, "evaluator", looking.tuned)
-            case "planner":
-                return planner.run(pod, tools)
+            case "recorder":
+                return planner.record(pod, tools)
             case "committer":
                 return implementer.commit(pod, tools)
             case "judge":
@@ -89,9 +89,9 @@ def work(role: str, values: Mapping[str, str], tools: Tools, *, now: float, wall
     if role == "fetch-model":
         model.fetch(values)
         return None
-    if role == "committer" and site.ENABLE_USER_SITE:
+    if role in ("committer", "recorder") and site.ENABLE_USER_SITE:
         raise ContractError(
-            "the committer would load packages from its home folder, which the agent may write; set PYTHONNOUSERSITE=1"
+            f"the {role} would load packages from its home folder, which the agent may write; set PYTHONNOUSERSITE=1"
         )
     pod = contract.read(role, values, now=now, wall=wall)
     match role:
@@ -100,6 +100,12 @@ def work(role: str, values: Mapping[str, str], tools: Tools, *, now: float, wall
             return None
         case "implementer":
             implementer.implement(pod, tools)
+            return None
+        case "history":
+            planner.prepare(pod, tools)
+            return None
+        case "planner":
+            planner.plan(pod, tools)
             return None
         case _:
             return report(pod, tools)

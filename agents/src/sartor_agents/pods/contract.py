@@ -4,9 +4,11 @@
 |---|---|
 | `SARTOR_STEP_FILE` | the step (`StepBegin`) |
 | `SARTOR_SPEC_FILE` | the run (`RunSpec`) |
-| `SARTOR_RECORDS_FILE` | planner: the newest records, a JSON list |
+| `SARTOR_RECORDS_FILE` | history, recorder: the newest records, a JSON list |
 | `SARTOR_SEED_FILE` | tuner, judge, evaluator: the sealed seed |
-| `SARTOR_TOKEN_FILE` | all but the implementer: the token for the repository |
+| `SARTOR_TOKEN_FILE` | all but planner and implementer: the token for the repository |
+| `SARTOR_MODEL_URL`, `SARTOR_MODEL_TOKEN_FILE` | where a model is asked: the model proxy, and the grant for it |
+| `SARTOR_ISOLATION` | planner, implementer: `pod`, the pod is the sandbox |
 | `SARTOR_REPOSITORY` | address of the run's repository |
 | `SARTOR_MODEL`, `SARTOR_WORK` | the model's folder; an empty folder to work in |
 | `SARTOR_CANDIDATE_URL`, `SARTOR_BASELINE_URL` | judge, evaluator: `http://HOST:PORT` |
@@ -27,7 +29,9 @@ from sartor_api.search.wire import StepBegin
 
 STEPS: Mapping[str, frozenset[StepKind]] = {
     "tuner": frozenset({StepKind.BASELINE}),
+    "history": frozenset({StepKind.PLAN}),
     "planner": frozenset({StepKind.PLAN}),
+    "recorder": frozenset({StepKind.PLAN}),
     "source": frozenset({StepKind.IMPLEMENT}),
     "implementer": frozenset({StepKind.IMPLEMENT}),
     "committer": frozenset({StepKind.IMPLEMENT}),
@@ -35,6 +39,9 @@ STEPS: Mapping[str, frozenset[StepKind]] = {
     "evaluator": frozenset({StepKind.EVALUATE, StepKind.CONFIRM}),
 }
 """The steps that each role carries out."""
+
+AGENTS = ("planner", "implementer")
+"""Roles that a model may lead, and that have no identity."""
 
 LONGEST_MARGIN = 20.0
 """Seconds of a step's time that are kept for storing the result, a tenth of it if that is less."""
@@ -109,8 +116,8 @@ def read(role: str, values: Mapping[str, str], *, now: float, wall: float) -> Po
         model=Path(_value(values, "SARTOR_MODEL")),
         work=work,
         deadline=now + begin.deadline_seconds - _age(Path(values["SARTOR_STEP_FILE"]), wall),
-        repository=_value(values, "SARTOR_REPOSITORY") if role != "implementer" else "",
-        token_file=_readable(values, "SARTOR_TOKEN_FILE") if role != "implementer" else None,
+        repository=_value(values, "SARTOR_REPOSITORY") if role not in AGENTS else "",
+        token_file=_readable(values, "SARTOR_TOKEN_FILE") if role not in AGENTS else None,
         seed=_seed(values, begin) if "SARTOR_SEED_FILE" in values else None,
         canary=_canary(values),
         candidate_url=values.get("SARTOR_CANDIDATE_URL") or None,

@@ -5,8 +5,6 @@
 - `committer` (with it) runs when the agent has gone, takes nothing on trust of what lies in the shared folder, and commits.
 """
 
-import json
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -14,20 +12,20 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sartor_agents.backends.protocol import ImplementContext
+from sartor_agents.pods.agent import declared_failure, read_answer, spent, write_answer
 from sartor_agents.pods.contract import ContractError, Pod, first_problem
 from sartor_agents.pods.records import MOST_TRIES, STEP_TRAILER, message
 from sartor_agents.pods.remote import MovedError, RefusedError, Remote, RemoteError
-from sartor_agents.pods.tools import Tools, cost, serving_hardware
+from sartor_agents.pods.tools import Tools, serving_hardware
 from sartor_agents.roles.messages import ImplementRequest, ImplementResponse
 from sartor_agents.run.content import ContentError, content_hash, count_lines, snapshot
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.role import RoleError
 from sartor_agents.run.storage import storage_errors, write_atomic
-from sartor_api.search.records import Cost, FailureClass, Implementation, Verdict
+from sartor_api.search.records import Cost, FailureClass, Implementation
 from sartor_api.search.wire import StepReport, failed
 from sartor_skills.library import library_root
 
-LONGEST_ANSWER = 1 << 20
 LONGEST_SUMMARY, LONGEST_NAME, MOST_SKILLS = 4000, 64, 32
 """What is kept of what an agent says of its work, in characters and skills."""
 ANSWER_TRAILER = "Sartor-Answer: "
@@ -95,11 +93,11 @@ def implement(pod: Pod, tools: Tools) -> None:
     )
     request = ImplementRequest(backend=str(spec.agents.get("backend", "playbook")), context=context)
     try:
-        response = tools.ask(pod, "implementer", request, ImplementResponse)
+        response = tools.ask(pod, "implementer", request, ImplementResponse, model=True)
     except RoleError as error:
         said = failed("implement", error.reason, str(error), FailureClass.INFRASTRUCTURE)
         response = ImplementResponse(failure=said)
-    write_atomic(pod.work / "answer.json", response.model_dump_json().encode())
+    write_answer(pod, response)
 
 
 # --- the committer ----------------------------------------------------------------------------------------------------
@@ -117,18 +115,19 @@ def commit(pod: Pod, tools: Tools) -> StepReport:
             tip = remote.fetch_tip(ref)
             if tip is not None and (known := _pushed(remote, pod, tip)) is not None:
                 return known
-            answer = read_answer(pod.work / "answer.json")
-            spent = cost(answer.usage)
+            answer = read_answer(pod, ImplementResponse, "implementer")
+            cost = spent(pod, answer.usage, tools.say, tools.sleep)
             if answer.implementation is None:
-                return StepReport(step=begin.id, result=_declared_failure(answer), cost=spent)
+                said = declared_failure(answer.failure, "implement", "implementer")
+                return StepReport(step=begin.id, result=said, cost=cost)
             try:
                 files = read_stack(worktree(pod))
             except ContentError as error:
-                return _refused(pod, error.reason, str(error), spent)
+                return _refused(pod, error.reason, str(error), cost)
             declared = Declared(
                 summary=answer.implementation.summary[:LONGEST_SUMMARY],
                 skills_used=tuple(skill[:LONGEST_NAME] for skill in answer.implementation.skills_used[:MOST_SKILLS]),
-                cost=spent,
+                cost=cost,
             )
             # As on one machine: the branch goes on from its own earlier attempts, a first one from the plan's parent.
             parent = tip or begin.plan.parent
@@ -142,22 +141,14 @@ def commit(pod: Pod, tools: Tools) -> StepReport:
             except MovedError:
                 continue
             except RefusedError as error:
-                return _refused(pod, "PushRefused", f"the candidate was not taken: {error}", spent)
+                return _refused(pod, "PushRefused", f"the candidate was not taken: {error}", cost)
             return _report(pod, made, files, declared)
     raise RemoteError(f"{branch} moved on {MOST_TRIES} times while the candidate was stored")
 
 
-def _declared_failure(answer: ImplementResponse) -> Verdict:
-    """Why the agent gave up, in its own words. Raises `RoleError` for what is no failure."""
-    failure = answer.failure
-    if failure is None or failure.passed or len(failure.reason) > LONGEST_NAME:
-        raise RoleError("RoleAnsweredGarbage", "the implementer's answer says neither what it did nor why it could not")
-    return failure.model_copy(update={"gate": "implement"})
-
-
-def _refused(pod: Pod, reason: str, text: str, spent: Cost) -> StepReport:
+def _refused(pod: Pod, reason: str, text: str, cost: Cost) -> StepReport:
     result = failed("implement", reason, text, FailureClass.CANDIDATE)
-    return StepReport(step=pod.begin.id, result=result, cost=spent)
+    return StepReport(step=pod.begin.id, result=result, cost=cost)
 
 
 def _report(pod: Pod, made: str, files: dict[str, bytes], declared: Declared) -> StepReport:
@@ -185,35 +176,6 @@ def _pushed(remote: Remote, pod: Pod, tip: str) -> StepReport | None:
             raise RemoteError(f"the message of commit {name[:12]} is damaged: {first_problem(error)}") from error
         return _report(pod, name, remote.files(name, "stack"), declared)
     return None
-
-
-def read_answer(path: Path) -> ImplementResponse:
-    """What the agent's container says it did. Raises `RoleError`.
-
-    It may be anything, a link to a secret included, and it is the agent that reads about what is wrong with it: nothing of
-    the content gets into the message.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise RoleError("RoleGaveNothing", "the implementer left no answer") from None
-    except OSError as error:
-        raise RoleError(
-            "RoleAnsweredGarbage", f"the implementer's answer is no plain file: {error.strerror}"
-        ) from error
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise RoleError("RoleAnsweredGarbage", "the implementer's answer is no plain file")
-        content = file.read(LONGEST_ANSWER + 1)
-    if len(content) > LONGEST_ANSWER:
-        raise RoleError("RoleAnsweredGarbage", f"the implementer's answer has more than {LONGEST_ANSWER} bytes")
-    try:
-        return ImplementResponse.model_validate(json.loads(content))
-    except ValidationError as error:
-        text = f"the implementer's answer is not valid: {first_problem(error)}"
-        raise RoleError("RoleAnsweredGarbage", text) from error
-    except (ValueError, RecursionError) as error:
-        raise RoleError("RoleAnsweredGarbage", "the implementer's answer is no JSON") from error
 
 
 def read_stack(tree: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from typing import cast
 
 from pydantic import BaseModel, JsonValue
 
+from sartor_agents.backends.protocol import Usage
 from sartor_agents.baselines import vllm
 from sartor_agents.measurement.messages import (
     Endpoint,
@@ -19,9 +20,11 @@ from sartor_agents.measurement.messages import (
     JudgeRequest,
     JudgeResponse,
 )
+from sartor_agents.pods.agent import spent
 from sartor_agents.pods.contract import Pod
 from sartor_agents.pods.records import Answer, as_file, earlier, kept_files, store
 from sartor_agents.pods.tools import Tools, fingerprint
+from sartor_agents.roles.messages import ReviewResponse
 from sartor_agents.run.engines import BaselineServer
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.local import MARGIN_SECONDS
@@ -32,10 +35,11 @@ from sartor_agents.run.requests import (
     scenario_spec,
     tie_tolerance,
 )
+from sartor_agents.run.reviewing import review_request, wants_review, with_review
 from sartor_agents.run.seals import CANARY_FILE
 from sartor_agents.run.servers import free_port
 from sartor_agents.run.tuning import tune
-from sartor_api.search.records import BaselineRecord, FailureClass, SeedCommitment, StepKind
+from sartor_api.search.records import BaselineRecord, FailureClass, Judgement, SeedCommitment, StepKind
 from sartor_api.search.wire import StepReport, failed
 
 NOTES = "refs/notes/sartor/"
@@ -89,7 +93,29 @@ def judge(pod: Pod, tools: Tools) -> Answer:
         wall_clock=judge_wall_clock(pod.seconds()),
     )
     response = tools.ask(pod, "judge", request, JudgeResponse)
-    return Answer(response.judgement, files=_kept(pod, tools, response))
+    files = _kept(pod, tools, response)
+    if not wants_review(pod.spec, response.judgement):
+        return Answer(response.judgement, files=files)
+    return _reviewed(pod, tools, response.judgement, files)
+
+
+def _reviewed(pod: Pod, tools: Tools, judgement: Judgement, files: dict[str, bytes]) -> Answer:
+    """What a model that reads the source makes of it. It reads in this process's own program, and runs nothing."""
+    commit = pod.begin.commit
+    assert commit is not None, "a judged step names its candidate"
+    with tools.remote(pod) as remote:
+        after = remote.stack(commit)
+        before = remote.stack(pod.begin.source) if pod.begin.source is not None else None
+    asked = review_request(pod.spec, pod.begin.round, pod.begin.attempt, after, before, pod.work / "reviewed")
+    said: list[ReviewResponse] = []
+
+    def ask() -> ReviewResponse:
+        said.append(tools.ask(pod, "reviewer", asked, ReviewResponse, model=True))
+        return said[0]
+
+    result = with_review(judgement, after, ask)
+    cost = spent(pod, said[0].usage if said else Usage(), tools.say, tools.sleep)
+    return Answer(result, cost, files | {"review.json": as_file(said[0])} if said else files)
 
 
 def evaluate(pod: Pod, tools: Tools) -> Answer:

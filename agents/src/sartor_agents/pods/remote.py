@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import httpx2
+
 from sartor_agents.run.fast_import import commit_stream
 from sartor_agents.run.storage import storage_errors
 
@@ -27,6 +29,10 @@ PATIENCE_SECONDS = 60.0
 SAYING_SECONDS = 3.0
 CALL_SECONDS = 300.0
 """For one git command."""
+GET_SECONDS = 60.0
+"""Between two signs of life of the service."""
+MOST_BYTES = 96 << 20
+"""Of a tar; a stack may have 64 MiB."""
 
 HELPER = (
     '!f() { test "$1" = get || exit 0; printf "username=sartor\\npassword=%s\\n" "$(cat "$SARTOR_TOKEN_FILE")"; }; f'
@@ -65,6 +71,7 @@ class Remote:
         self._patience = patience_seconds
         self._deadline = deadline - SAYING_SECONDS
         self._sleep = sleep
+        self._url, self._token_file = url, token_file
         with storage_errors(Path(tempfile.gettempdir())):
             # A name that nobody could know before: in a shared /tmp nothing can wait there for us.
             self._folder = tempfile.TemporaryDirectory(prefix="sartor-repository-")
@@ -146,13 +153,34 @@ class Remote:
     def files(self, commit: str, under: str) -> dict[str, bytes]:
         """The files of a commit below `under`, by path; the commit is fetched."""
         self.fetch(commit, contents=True)
-        found: dict[str, bytes] = {}
-        with tarfile.open(fileobj=io.BytesIO(self._there("archive", "--format=tar", commit, under))) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    found[member.name] = content.read()
-        return found
+        return _members(self._there("archive", "--format=tar", commit, under))
+
+    def stack(self, commit: str) -> dict[str, bytes]:
+        """The files of a candidate below `stack/`, by path, for a judge: its repository is another one, of sealed notes."""
+        data = self._patiently(lambda: self._get(f"stack/{commit}.tar"))
+        try:
+            return _members(data)
+        except (tarfile.TarError, EOFError) as error:
+            raise RemoteError(f"the files of candidate {commit[:12]} cannot be read: {error}") from error
+
+    def _get(self, path: str) -> bytes:
+        headers = {"Authorization": f"Bearer {self._token_file.read_text(encoding='ascii').strip()}"}
+        try:
+            with httpx2.stream(
+                "GET", f"{self._url}/{path}", headers=headers, timeout=GET_SECONDS, trust_env=False
+            ) as answer:
+                data = bytearray()
+                for piece in answer.iter_bytes():
+                    data += piece
+                    if len(data) > MOST_BYTES:
+                        raise RefusedError(f"{path} has more than {MOST_BYTES >> 20} MiB")
+                if answer.status_code == 200:
+                    return bytes(data)
+        except (httpx2.HTTPError, OSError) as error:
+            raise RemoteError(f"{path}: {error or type(error).__name__}") from error
+        said = data[:500].decode(errors="replace").strip()
+        kind = RefusedError if str(answer.status_code) in _REFUSING else RemoteError
+        raise kind(f"{path}: {answer.status_code}: {said}")
 
     def pack(self, commits: Sequence[str]) -> bytes:
         """Fetched commits and all that they lead to, as git packs them."""
@@ -186,13 +214,20 @@ class Remote:
 
     def _there(self, *arguments: str) -> bytes:
         """A command that may ask the service, with patience."""
+
+        def command() -> bytes:
+            done = self._run(arguments, None)
+            if done.returncode == 0:
+                return done.stdout
+            raise _failure(arguments[0], done.stderr.decode(errors="replace"))
+
+        return self._patiently(command)
+
+    def _patiently(self, ask: Callable[[], bytes]) -> bytes:
         started, wait = time.monotonic(), 1.0
         while True:
             try:
-                done = self._run(arguments, None)
-                if done.returncode == 0:
-                    return done.stdout
-                raise _failure(arguments[0], done.stderr.decode(errors="replace"))
+                return ask()
             except RemoteError:
                 again = time.monotonic() + wait
                 if again > min(started + self._patience, self._deadline):
@@ -224,6 +259,17 @@ class Remote:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _members(tar: bytes) -> dict[str, bytes]:
+    """The plain files of a tar, by path."""
+    found: dict[str, bytes] = {}
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is not None:
+                found[member.name] = content.read()
+    return found
 
 
 def _failure(command: str, text: str) -> Exception:

@@ -1,21 +1,23 @@
 """What the shells of the roles stand on, in one place so that tests can put other things there."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
 
-from sartor_agents.backends.protocol import HardwareFacts, Usage
+from sartor_agents.backends.access import ISOLATION, TOKEN_FILE, URL
+from sartor_agents.backends.protocol import HardwareFacts
 from sartor_agents.baselines.find import find_engine
 from sartor_agents.pods.contract import Pod
 from sartor_agents.pods.remote import PATIENCE_SECONDS, Remote
 from sartor_agents.run.engines import Engine
 from sartor_agents.run.hardware import local_hardware
 from sartor_agents.run.role import role_command, run_role
-from sartor_api.search.records import BaselineRecord, Cost, RunSpec
+from sartor_api.search.records import BaselineRecord, RunSpec
 
 Response = TypeVar("Response", bound=BaseModel)
 
@@ -43,12 +45,19 @@ class Tools:
         )
 
     def ask(
-        self, pod: Pod, role: str, request: BaseModel, response: type[Response], seconds: float | None = None
+        self,
+        pod: Pod,
+        role: str,
+        request: BaseModel,
+        response: type[Response],
+        seconds: float | None = None,
+        *,
+        model: bool = False,
     ) -> Response:
         """Run a role's process as `sartor run` does. Raises `RoleError`.
 
         A process of its own has a deadline, can fall over without taking the report with it, and sees nothing of what this
-        one holds. Memory is the pod's own limit.
+        one holds. Memory is the pod's own limit. `model`: it may ask one.
         """
         return run_role(
             role,
@@ -60,12 +69,14 @@ class Tools:
             memory_bytes=None,
             on_progress=self.say,
             command=self.command,
+            environment=lambda _: model_variables(os.environ) if model else {},
         )
 
 
-def cost(usage: Usage) -> Cost:
-    """What a backend used, as it is booked."""
-    return Cost(tokens=usage.tokens, money=usage.money)
+def model_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a role's process needs to ask its model and to know that the pod is its sandbox; nothing else is passed on."""
+    wanted = (URL, TOKEN_FILE, ISOLATION, "SARTOR_MODEL", "SARTOR_CODEX", "SARTOR_CACHE")
+    return {name: environment[name] for name in wanted if name in environment}
 
 
 def fingerprint(facts: HardwareFacts) -> dict[str, object]:

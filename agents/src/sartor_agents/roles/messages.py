@@ -1,4 +1,4 @@
-"""What the planner's and the implementer's processes are asked, and what they answer.
+"""What the processes of planner, implementer and reviewer are asked, and what they answer.
 
 The judge's and the evaluator's messages are in `sartor_agents.measurement.messages`.
 """
@@ -7,7 +7,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sartor_agents.backends.protocol import ImplementContext, PlanContext, Usage
+from sartor_agents.backends.protocol import ImplementContext, PlanContext, ReviewContext, Usage
+from sartor_agents.tools.review import Review
 from sartor_api.search.records import Implementation, Plan, Verdict
 
 
@@ -25,6 +26,12 @@ class PlanRequest(Message):
 class ImplementRequest(Message):
     backend: str = Field(min_length=1)
     context: ImplementContext
+
+
+class ReviewRequest(Message):
+    """A reviewer is a conversation with a model, whatever backend writes the code."""
+
+    context: ReviewContext
 
 
 class PlanResponse(Message):
@@ -52,4 +59,18 @@ class ImplementResponse(Message):
     def _one(self) -> Self:
         if (self.implementation is None) == (self.failure is None):
             raise ValueError("a response has an implementation or a failure")
+        return self
+
+
+class ReviewResponse(Message):
+    """Exactly one of `review` and `failure`."""
+
+    review: Review | None = None
+    failure: Verdict | None = None
+    usage: Usage = Usage()
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.review is None) == (self.failure is None):
+            raise ValueError("a response has a review or a failure")
         return self

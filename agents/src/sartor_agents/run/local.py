@@ -9,7 +9,14 @@ from pathlib import Path
 
 from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, Usage
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
-from sartor_agents.roles.messages import ImplementRequest, ImplementResponse, PlanRequest, PlanResponse
+from sartor_agents.roles.messages import (
+    ImplementRequest,
+    ImplementResponse,
+    PlanRequest,
+    PlanResponse,
+    ReviewRequest,
+    ReviewResponse,
+)
 from sartor_agents.run import candidates
 from sartor_agents.run.content import ContentError, snapshot
 from sartor_agents.run.contexts import plan_context
@@ -29,6 +36,7 @@ from sartor_agents.run.requests import (
     scenario_spec,
     tie_tolerance,
 )
+from sartor_agents.run.reviewing import review_request, wants_review, with_review
 from sartor_agents.run.role import Response, RoleError, role_command, run_role
 from sartor_agents.run.sandbox import sandbox_program
 from sartor_agents.run.seals import CANARY_FILE, KEY_COMMITMENT, Seals, seed_path
@@ -38,7 +46,7 @@ from sartor_agents.run.tuning import tune
 from sartor_api.search import plans
 from sartor_api.search.decide import Begin
 from sartor_api.search.estimate import ACCELERATED
-from sartor_api.search.records import Cost, FailureClass, SeedCommitment, StepKind
+from sartor_api.search.records import Cost, FailureClass, Judgement, SeedCommitment, StepKind
 from sartor_api.search.state import RunState
 
 Progress = Callable[[str], None]
@@ -245,7 +253,32 @@ class LocalSteps:
             response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
             if (leak := self._leaks.folder(server.spec.cwd, "judge")) is not None:
                 return StepOutcome(leak)
-            return StepOutcome(with_death(response.judgement, server))
+            judgement = with_death(response.judgement, server)
+        if not wants_review(run.spec, judgement):
+            return StepOutcome(judgement)
+        return self._reviewed(begin, run, judgement, progress, deadline)
+
+    def _reviewed(
+        self, begin: Begin, run: RunState, judgement: Judgement, progress: Progress, deadline: float
+    ) -> StepOutcome:
+        """What a model that reads the source makes of it; its time is the rest of the step's."""
+        current = run.round(begin.round)
+        parent = current.plan.parent if current is not None and current.plan is not None else None
+        with self._reading:
+            files = self._repository.candidate_files(self._under_test(begin, run)[0])
+            before = None if parent is None else self._repository.candidate_files(parent)
+        folder = self._layout.exchange / f"{begin.id.replace('/', '-')}-reviewed"
+        request = review_request(run.spec, begin.round, begin.attempt, files, before, folder)
+        usage = Usage()
+
+        def ask() -> ReviewResponse:
+            nonlocal usage
+            seconds = deadline - time.monotonic()
+            response = self._role("reviewer", request, ReviewResponse, begin, seconds, progress)
+            usage = response.usage
+            return response
+
+        return StepOutcome(with_review(judgement, files, ask), _cost(usage))
 
     def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         gate = begin.step.value
@@ -338,7 +371,7 @@ class LocalSteps:
     def _role(
         self,
         role: str,
-        request: PlanRequest | ImplementRequest | JudgeRequest | EvaluateRequest,
+        request: PlanRequest | ImplementRequest | JudgeRequest | EvaluateRequest | ReviewRequest,
         response: type[Response],
         begin: Begin,
         seconds: float,
@@ -354,7 +387,7 @@ class LocalSteps:
             memory_bytes=self._limits.role_bytes,
             on_progress=progress,
             command=self._command,
-            environment=lambda folder: self._model_access(begin, folder),
+            environment=lambda folder: {} if role == "judge" else self._model_access(begin, folder),
         )
 
     def _model_access(self, begin: Begin, folder: Path) -> Mapping[str, str]:

@@ -11,8 +11,6 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
@@ -23,20 +21,17 @@ from sartor_agents.backends.codex.install import PROGRAM, VERSION, CodexMissingE
 from sartor_agents.backends.conversation.accounting import Price
 from sartor_agents.backends.conversation.tool import problems
 from sartor_agents.model_proxy.config import ConfigError, EndpointConfig, ProxyConfig, TranscriptConfig
-from sartor_agents.model_proxy.grants import Allowance, Grant
 from sartor_agents.run.errors import BadRequestError
 from sartor_agents.run.model import cache_folder
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
 from sartor_agents.run.role import RoleError
 from sartor_agents.run.storage import storage_errors, write_atomic
-from sartor_api.search.agents import AgentSettings, RoleName
+from sartor_api.search.agents import AgentSettings
 from sartor_api.search.decide import Begin
-from sartor_api.search.records import RunSpec, StepKind
+from sartor_api.search.grants import LONGER_SECONDS, step_grant
+from sartor_api.search.records import RunSpec
 
 START_SECONDS = 120.0
-LONGER_SECONDS = 300.0
-"""What a grant is good for beyond its step's deadline."""
-ROLES: Mapping[StepKind, RoleName] = {StepKind.PLAN: "planner", StepKind.IMPLEMENT: "implementer"}
 
 
 class ModelAccessFile(BaseModel):
@@ -89,29 +84,19 @@ class LocalModelProxy:
         self._stop()
 
     def access(self, begin: Begin, folder: Path) -> dict[str, str]:
-        """Variables for the process of a step, its token in `folder`; none for steps that ask no model. Raises `RoleError`.
-
-        A step may spend what was reserved for it, once for each time that it was begun: what a lost execution had reserved
-        is charged to the run anyway.
-        """
-        role = ROLES.get(begin.step)
+        """Variables for the process of a step, its token in `folder`; none where no model is asked. Raises `RoleError`."""
+        role = self._settings.asks(begin.step)
         if role is None:
             return {}
         port = self._listening()
-        step, _, execution = begin.id.rpartition("/")
-        times = int(execution)
-        reserve, budget = begin.reserve, self._spec.budget
-        grant = Grant(
+        grant = step_grant(
+            begin.id,
             run=self._spec.name,
             role=role,
-            step=step,
-            models=(self._settings.roles[role].model,),
+            model=self._settings.roles[role].model,
+            reserve=begin.reserve,
+            budget=self._spec.budget,
             expires=time.time() + begin.deadline_seconds + LONGER_SECONDS,
-            of_step=Allowance(
-                tokens=reserve.tokens * times if reserve.tokens else None,
-                money=Decimal(str(reserve.money)) * times if reserve.money else None,
-            ),
-            of_run=Allowance(tokens=budget.tokens, money=None if budget.money is None else Decimal(str(budget.money))),
         )
         token = folder / "token"
         write_atomic(token, grant.signed(self._key).encode(), mode=0o600)

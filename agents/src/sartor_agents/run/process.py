@@ -68,7 +68,7 @@ def _resident(tree: Sequence[psutil.Process]) -> int:
 class Ended:
     """How a process ended. `code` is negative-free.
 
-    `problem` is None, `TimedOut`, `MemoryExceeded`, `ProcessesExceeded` or `Stopped`.
+    `problem` is None, `TimedOut`, `MemoryExceeded`, `ProcessesExceeded`, what `look` said, or `Stopped`.
     """
 
     code: int
@@ -88,6 +88,7 @@ class GuardedProcess:
         log: Path,
         memory_bytes: int | None = None,
         processes: int | None = None,
+        look: Callable[[], str | None] | None = None,
         log_bytes: int = LOG_BYTES,
         pass_fds: Sequence[int] = (),
         on_line: Callable[[str], None] | None = None,
@@ -96,13 +97,15 @@ class GuardedProcess:
         """Start `command`. Both its streams are appended to `log`, up to `log_bytes` of them.
 
         `on_line` sees each line, `on_output` every byte in pieces (both from a thread). `processes` is a limit for the tree
-        with what a sandbox puts around the command. `pass_fds` are open in it under the same numbers.
+        with what a sandbox puts around the command. `look` is asked again and again; what it says ends the process, as its
+        problem. `pass_fds` are open in it under the same numbers.
         """
         self.command = tuple(command)
         self.log = log
         self.peak_bytes = 0
         self._memory_bytes = memory_bytes
         self._processes = processes
+        self._look = look
         self._log_left = log_bytes
         self._on_output = on_output
         self._problem: str | None = None
@@ -134,7 +137,7 @@ class GuardedProcess:
         self._reader = threading.Thread(target=self._read, name=f"log of {command[0]}", daemon=True)
         self._reader.start()
         self._watcher: threading.Thread | None = None
-        if memory_bytes is not None or processes is not None:
+        if memory_bytes is not None or processes is not None or look is not None:
             self._watcher = threading.Thread(target=self._watch, name="memory watch", daemon=True)
             self._watcher.start()
 
@@ -178,6 +181,8 @@ class GuardedProcess:
                 over = "MemoryExceeded"
             elif self._processes is not None and len(tree) > self._processes:
                 over = "ProcessesExceeded"
+            elif self._look is not None:
+                over = self._look()
             if over is not None:
                 self._problem = self._problem or over
                 self.kill()

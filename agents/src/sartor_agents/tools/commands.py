@@ -7,7 +7,8 @@ from pathlib import Path
 from pydantic import Field
 
 from sartor_agents.backends.conversation.tool import ToolResult
-from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox
+from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox, Isolation
+from sartor_agents.run.sandbox.walls import PORTS
 from sartor_agents.run.storage import storage_errors
 from sartor_agents.tools.files import Parameters
 from sartor_agents.tools.paths import PathError, View
@@ -113,7 +114,8 @@ class RunCommand:
             "Run a shell command in a sandbox: no network, the workspace with your stack/ as working folder, Python with "
             "its packages and compilers of the machine. Changes below stack/ are kept, everything else is gone afterwards, "
             f"processes too. Limits: {limits.seconds:.0f} s, {limits.memory_bytes >> 20} MiB of memory, "
-            f"{limits.processes} processes; of a long output the middle is left out."
+            f"{limits.processes} processes; of a long output the middle is left out.{_moved(self.sandbox)}"
+            f"{surroundings(self.sandbox)}"
         )
 
     def call(self, parameters: CommandParameters, /) -> ToolResult:
@@ -122,12 +124,29 @@ class RunCommand:
         return told(self.sandbox.run(("/bin/sh", "-c", parameters.command), seconds=parameters.seconds))
 
 
+def surroundings(sandbox: CommandSandbox) -> str:
+    """What is special about commands in a pod, in sentences that follow others; empty elsewhere."""
+    if sandbox.isolation is not Isolation.POD:
+        return ""
+    return (
+        " Temporary files go to $TMPDIR; /tmp is closed. A server that you start to try it has to listen on 127.0.0.1, on a "
+        f"port from {PORTS.start} to {PORTS.stop - 1}: no other port can be used."
+    )
+
+
+def _moved(sandbox: CommandSandbox) -> str:
+    """Where commands find what other tools know by another path."""
+    places = [(place, sandbox.shown(place)) for place in ("/skills", "/model")]
+    return "".join(f" For commands {place} is {shown}." for place, shown in places if shown != place)
+
+
 def told(result: CommandResult) -> ToolResult:
     """A command's end as a model reads it: how it ended first, then what it wrote."""
     ends = {
         "TimedOut": "ended: it was over its time",
         "MemoryExceeded": "ended: it used more memory than it may",
         "ProcessesExceeded": "ended: it started more processes than it may",
+        "DiskExceeded": "ended: it wrote more onto the disk than it may",
         "Stopped": "stopped",
     }
     how = ends.get(result.problem or "", f"exit code {result.code}")

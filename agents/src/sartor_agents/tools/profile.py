@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import Field, JsonValue
 
 from sartor_agents.backends.conversation.tool import ToolResult
+from sartor_agents.run.sandbox import walls
 from sartor_agents.run.sandbox.command import CommandSandbox
 from sartor_agents.tools.commands import told
 from sartor_agents.tools.files import Parameters
 
 PROFILING = Path(__file__).parent / "inside" / "profiling.py"
-PORT = 8000
+PORT = walls.PORTS[1]
 RATE = 200
 AROUND_SECONDS = 400.0
 """What building and starting may take beside the load."""
@@ -40,7 +41,12 @@ class Profile:
     parameters: type[ProfileParameters] = ProfileParameters
 
     def call(self, parameters: ProfileParameters, /) -> ToolResult:
-        options: dict[str, Any] = {**parameters.model_dump(), "port": PORT, "rate": RATE}
+        options: dict[str, Any] = {
+            **parameters.model_dump(),
+            "port": PORT,
+            "rate": RATE,
+            "model": self.sandbox.shown("/model"),
+        }
         limits = replace(self.sandbox.limits, seconds=parameters.seconds + AROUND_SECONDS, cpu_seconds=36_000)
         shown = replace(
             self.sandbox,
@@ -48,6 +54,8 @@ class Profile:
             tracing=True,
             readable={**self.sandbox.readable, "/run/tools/profiling.py": PROFILING},
         )
-        script = 'python -m stack build >/tmp/build.log 2>&1 || { cat /tmp/build.log; exit 1; }; exec python "$0" "$1"'
+        script = (
+            'python -m stack build >"$TMPDIR/build" 2>&1 || { cat "$TMPDIR/build"; exit 1; }; exec python "$0" "$1"'
+        )
         command = ("/bin/sh", "-c", script, "/run/tools/profiling.py", json.dumps(options))
         return told(shown.run(command, keep=False))

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sartor_agents.run.sandbox import walls
 from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox, Running, listening, socket_folder, started
 
-PORT = 8000
+PORT = walls.PORTS[0]
 BUILD_SECONDS = 600.0
 READY_SECONDS = 180.0
 SERVE_SECONDS = 4 * 3600.0

@@ -3,17 +3,24 @@
 Addresses and keys are not part of it: they are the model proxy's, and no role ever sees them.
 """
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Literal, cast
 
 from pydantic import Field, JsonValue
 
-from sartor_api.agent_profile import AgentProfileSpec, Prices, RoleModel
-from sartor_api.search.base import Cost, Record
+from sartor_api.agent_profile import AgentProfileSpec, Prices, RoleModel, Sandbox
+from sartor_api.search.base import Cost, Record, StepKind
 
 RoleName = Literal["planner", "implementer", "judge"]
 ROLES: tuple[RoleName, ...] = ("planner", "implementer", "judge")
 """The roles that ask a model."""
+
+_ASKING: Mapping[StepKind, RoleName] = {
+    StepKind.PLAN: "planner",
+    StepKind.IMPLEMENT: "implementer",
+    StepKind.JUDGE: "judge",
+}
 
 OUTPUT_TOKENS, CONTEXT_TOKENS = 32_000, 200_000
 """What a role that sets nothing else plans with."""
@@ -41,6 +48,16 @@ class ModelPrice(Record):
         return max(self.input, self.output, self.cached_input or Decimal(0)) / 1_000_000
 
 
+class SandboxSettings(Record):
+    """What the place where agents run commands may use (`AgentProfile.spec.sandbox`), in cores, bytes and seconds."""
+
+    cpus: float = Field(gt=0)
+    memory_bytes: int = Field(ge=1)
+    disk_bytes: int = Field(ge=1)
+    processes: int = Field(ge=1)
+    command_seconds: float = Field(gt=0)
+
+
 class AgentSettings(Record):
     """Who writes the code of a run. `prices` are by model; without one for a model nothing is said of its money."""
 
@@ -53,8 +70,17 @@ class AgentSettings(Record):
     turns_per_step: int = Field(default=200, ge=1)
     step_seconds: float = Field(default=7200.0, gt=0)
     codex_version: str | None = None
-
+    review: bool = False
+    """Whether the judge has a model read the source."""
     money_per_step: float | None = Field(default=None, gt=0)
+    sandbox: SandboxSettings | None = None
+    """None: nobody said; a machine's own defaults hold, and in a cluster the profile's, which the API server fills in."""
+
+    def asks(self, step: StepKind) -> RoleName | None:
+        """The role that asks a model in a step; None where none does."""
+        if self.backend == "playbook" or (step is StepKind.JUDGE and not self.review):
+            return None
+        return _ASKING.get(step)
 
     def reserve(self, role: RoleName) -> Cost:
         """What one step of a role may cost at most: all its tokens at the dearest price of its model, or less."""
@@ -83,6 +109,18 @@ def agent_settings(profile: AgentProfileSpec) -> AgentSettings:
         turns_per_step=profile.limits.turns_per_step,
         step_seconds=profile.limits.step_timeout.seconds,
         codex_version=profile.codex_version,
+        review=profile.review,
+        sandbox=_sandbox(profile.sandbox) if "sandbox" in profile.model_fields_set else None,
+    )
+
+
+def _sandbox(given: Sandbox) -> SandboxSettings:
+    return SandboxSettings(
+        cpus=float(given.cpu.number),
+        memory_bytes=int(given.memory),
+        disk_bytes=int(given.disk),
+        processes=given.processes,
+        command_seconds=given.command_timeout.seconds,
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from sartor_api.agent_profile import AgentProfileSpec
 from sartor_api.fields import Money
 from sartor_api.quantities import DecimalString, Quantity
-from sartor_api.search.agents import AgentSettings, RoleName, agent_settings, as_json, within
+from sartor_api.search.agents import AgentSettings, agent_settings, as_json, within
 from sartor_api.search.directive import Mode
 from sartor_api.search.intent import DEFAULT_STEPS, PolicyName
 from sartor_api.search.records import (
@@ -43,9 +43,10 @@ THOROUGH_SECONDS: Mapping[StepKind, float] = {
 }
 """What steps are expected to take before there is history; measured values replace them from the first step on."""
 
-MODEL_STEPS: Mapping[StepKind, RoleName] = {StepKind.PLAN: "planner", StepKind.IMPLEMENT: "implementer"}
 MODEL_SECONDS: Mapping[StepKind, float] = {StepKind.PLAN: 60, StepKind.IMPLEMENT: 300}
-"""The steps that may ask a model, and what they are then expected to take."""
+"""What steps that are a model's own are expected to take."""
+REVIEW_SECONDS = 120.0
+"""What a model's review adds to a judge's step."""
 ENDING_SECONDS = 300.0
 """What a step has beyond the time of its conversation: starting, the last call's end, what its tools leave."""
 
@@ -146,13 +147,20 @@ def step_policies(expected: Mapping[StepKind, float], agents: AgentSettings) -> 
         )
         for step, default in DEFAULT_STEPS.items()
     }
-    for step, role in MODEL_STEPS.items():
-        if role in agents.roles:
+    for step in MODEL_SECONDS:
+        if (role := agents.asks(step)) is not None:
             policies[step] = StepPolicy(
                 expected_seconds=min(MODEL_SECONDS[step], agents.step_seconds),
                 deadline_seconds=agents.step_seconds + ENDING_SECONDS,
                 reserve=agents.reserve(role),
             )
+    if (role := agents.asks(StepKind.JUDGE)) is not None:
+        judge = policies[StepKind.JUDGE]
+        policies[StepKind.JUDGE] = StepPolicy(
+            expected_seconds=judge.expected_seconds + min(REVIEW_SECONDS, agents.step_seconds),
+            deadline_seconds=judge.deadline_seconds + agents.step_seconds,
+            reserve=agents.reserve(role),
+        )
     return policies
 
 

@@ -49,7 +49,8 @@ class StepBegin(Record):
     """One step as it was begun: the reservation in the books and the request to the role in one.
 
     `sequence` is that of the record to come. Times are Unix seconds. `commit` and `content_hash` name the candidate that
-    judge and evaluator look at; `source` is the commit that an implementer starts from (None: from nothing).
+    judge and evaluator look at; `source` is the commit that an implementer starts from, or that what a judge looks at was
+    made from (None: from nothing).
     """
 
     id: str

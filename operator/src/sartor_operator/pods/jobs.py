@@ -3,10 +3,14 @@
 | step | role | image | sees | identity |
 |---|---|---|---|---|
 | baseline | tuner | baseline | step, spec, seed, model | evaluator |
-| plan | planner | agent | step, spec, records, configuration of the model | planner |
-| implement | source, implementer, committer | agent | the same, no records; the implementer no token | implementer |
+| plan | history, planner, recorder | agent | step, spec, records, configuration of the model | planner |
+| implement | source, implementer, committer | agent | the same, no records | implementer |
 | judge | judge | evaluator | step, spec, seed, model; candidate and baseline over HTTP | judge |
 | evaluate, confirm | evaluator | evaluator | the same | evaluator |
+
+Planner and implementer, which a model may lead, are the container `agent` between two others, and have no identity: what
+they start from is fetched before, and what they leave is checked and stored after them. Where they ask a model they have a
+grant of their step for the model proxy (`sartor_api.search.grants`), and the container after them asks it what was spent.
 
 A Job tries once (`backoffLimit: 0`): what is tried again, and whose fault a failure was, is decided by `decide`. The pod
 failure policy keeps a disruption (eviction, preemption, a lost node) apart from a container that failed, and its verdict
@@ -66,7 +70,16 @@ SPEC_KEY = "spec.json"
 CONTAINER = "role"
 """The container whose termination message is the step's report."""
 
+GRANT = "grant"
+"""Key of a step's grant in its Secret, and the only one that an agent's pod may mount."""
+AGENT_STEPS = {
+    StepKind.PLAN: ("history", "planner", "recorder"),
+    StepKind.IMPLEMENT: ("source", "implementer", "committer"),
+}
+"""Before the agent, the agent, after it: what each of the three containers is started as."""
+
 _STEP, _SPEC, _SEAL, _TOKEN, _WORK = "/sartor/step", "/sartor/run", "/sartor/seal", "/sartor/identity", "/work"
+_GRANT = "/sartor/grant"
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class StepObjects:
     job: str
     candidate: str
     record: str
+    grant: str
 
     @classmethod
     def of(cls, prefix: str, run_uid: str, step_id: str) -> "StepObjects":
@@ -87,15 +101,17 @@ class StepObjects:
             job=names.child_name(prefix, run_uid, step_id),
             candidate=names.child_name(prefix, run_uid, step_id, "server"),
             record=names.child_name(prefix, run_uid, step_id, "record"),
+            grant=names.child_name(prefix, run_uid, step_id, "grant"),
         )
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Addresses of the servers that a step looks at."""
+    """Addresses of the servers that a step looks at, and of the model proxy where its role asks a model."""
 
     candidate: str | None = None
     baseline: str | None = None
+    models: str | None = None
 
 
 def step_labels(run: Manifest, begin: StepBegin, role: str) -> dict[str, str]:
@@ -192,25 +208,18 @@ def _pod(
     known = [*environment, {"name": "SARTOR_TOKEN_FILE", "value": f"{_TOKEN}/token"}]
     resources = _resources(place, begin.step)
     command = list(place.settings.role_command)
-    if begin.step is StepKind.IMPLEMENT:
-        # What needs the identity (fetching the source, committing) is done by containers that the agent cannot reach.
-        source = container(
-            "source",
-            place.image("agent"),
-            command=[*command, "source"],
-            env=known,
-            volumeMounts=[*mounts, identity],
-            resources=_resources(place, StepKind.PLAN),
-        )
-        agent = container(
-            "agent",
-            place.image("agent"),
-            command=[*command, "implementer"],
-            scratch="agent-scratch",  # what it leaves in its /tmp, the committer never meets
-            env=environment,
-            volumeMounts=mounts,
-            resources=resources,
-        )
+    granted: list[Manifest] = []
+    if servers.models is not None:
+        items = [{"key": GRANT, "path": "token"}]
+        volumes.append({"name": "grant", "secret": {"secretName": objects.grant, "items": items, "defaultMode": 0o440}})
+        granted = [{"name": "grant", "mountPath": _GRANT, "readOnly": True}]
+    if begin.step in AGENT_STEPS:
+        before, agent, after = AGENT_STEPS[begin.step]
+        trusted: Manifest = {
+            "env": known,
+            "resources": _resources(place, StepKind.JUDGE),
+            "image": place.image("agent"),
+        }
         return pod_spec(
             place,
             account=ACCOUNT[role],
@@ -218,16 +227,22 @@ def _pod(
             runtime=place.hardware.sandbox_runtime_class_name,
             restartPolicy="Never",
             volumes=[*volumes, empty("agent-scratch", _disk(place, begin.step))],
-            initContainers=[*fetch, source, agent],
-            containers=[
+            initContainers=[
+                *fetch,
+                # What needs the identity is done by containers that the agent cannot reach.
+                container("source", command=[*command, before], volumeMounts=[*mounts, identity], **trusted),
                 container(
-                    CONTAINER,
+                    "agent",
                     place.image("agent"),
-                    command=[*command, "committer"],
-                    env=known,
-                    volumeMounts=[*mounts, identity],
-                    resources=_resources(place, StepKind.PLAN),
-                )
+                    command=[*command, agent],
+                    scratch="agent-scratch",  # what it leaves in its /tmp, the one after it never meets
+                    env=[*environment, {"name": "SARTOR_ISOLATION", "value": "pod"}],
+                    volumeMounts=[*mounts, *granted],
+                    resources=resources,
+                ),
+            ],
+            containers=[
+                container(CONTAINER, command=[*command, after], volumeMounts=[*mounts, identity, *granted], **trusted)
             ],
         )
     fields: Manifest = {"affinity": same_node(baseline_labels(run))} if servers.baseline else {}
@@ -251,7 +266,7 @@ def _pod(
                 place.image(_image(begin.step)),
                 command=[*command, role],
                 env=known,
-                volumeMounts=[*mounts, identity, *engine_mounts],
+                volumeMounts=[*mounts, identity, *granted, *engine_mounts],
                 resources=resources,
             )
         ],
@@ -271,6 +286,8 @@ def _environment(place: Place, run: Manifest, role: str, servers: Servers) -> li
         "SARTOR_ROLE": role,
         "SARTOR_STEP_FILE": f"{_STEP}/{STEP_KEY}",
         "SARTOR_RECORDS_FILE": f"{_STEP}/{RECORDS_KEY}" if role == "planner" else None,
+        "SARTOR_MODEL_URL": servers.models,
+        "SARTOR_MODEL_TOKEN_FILE": f"{_GRANT}/token" if servers.models is not None else None,
         "SARTOR_SPEC_FILE": f"{_SPEC}/{SPEC_KEY}",
         "SARTOR_MODEL": MODEL,
         "SARTOR_WORK": _WORK,
@@ -292,7 +309,7 @@ def baseline_labels(run: Manifest) -> dict[str, str]:
 
 
 def _disk(place: Place, step: StepKind) -> str | None:
-    return str(place.agents.sandbox.disk) if step is StepKind.IMPLEMENT else None
+    return str(place.agents.sandbox.disk) if step in AGENT_STEPS else None
 
 
 def _resources(place: Place, step: StepKind) -> Manifest:
@@ -300,6 +317,6 @@ def _resources(place: Place, step: StepKind) -> Manifest:
         return serving
     wanted = place.settings.roles
     limits = dict(wanted.limits)
-    if step is StepKind.IMPLEMENT:
+    if step in AGENT_STEPS:
         limits |= {"cpu": str(place.agents.sandbox.cpu), "memory": str(place.agents.sandbox.memory)}
     return {"requests": dict(wanted.requests)} | ({"limits": limits} if limits else {})

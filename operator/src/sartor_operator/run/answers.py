@@ -119,8 +119,10 @@ def _reported(observed: RunObserved, begin: StepBegin, pod: Manifest, begun: flo
         end = End(reason, f"the {ROLE[begin.step]}: {error}", FailureClass.INFRASTRUCTURE)
         return over(begin, end, begun, finished)
     if (untrue := _untrue(observed, begin, report)) is not None:
-        return Ended(failed(begin.step.value, *untrue), begun, finished, report.cost)
-    return Ended(_completed(observed, begin, report), begun, finished, report.cost, report.commit, report.digest)
+        return Ended(failed(begin.step.value, *untrue), begun, finished, report.cost, told=True)
+    return Ended(
+        _completed(observed, begin, report), begun, finished, report.cost, report.commit, report.digest, told=True
+    )
 
 
 def _untrue(observed: RunObserved, begin: StepBegin, report: StepReport) -> tuple[str, str, FailureClass] | None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sartor_api.search.records import Record, RunSpec
+from sartor_api.search.records import Cost, Record, RunSpec
 from sartor_api.serving_synthesis import ServingSynthesisSpec
 from sartor_api.synthesis_run import Snapshot, SynthesisRun
 from sartor_operator import names
@@ -24,6 +24,7 @@ from sartor_operator.kinds import (
     DEPLOYMENT,
     JOB,
     POD,
+    PROFILE,
     RUN,
     SECRET,
     SYNTHESIS,
@@ -34,6 +35,8 @@ from sartor_operator.kinds import (
 from sartor_operator.pods.archive import INDEX_KEY
 from sartor_operator.pods.common import Place
 from sartor_operator.pods.jobs import SPEC_KEY, STEP_KEY
+from sartor_operator.pods.model_proxy import GRANT_KEY, proxy_url
+from sartor_operator.profile import observe_proxy
 from sartor_operator.settings import Settings
 from sartor_operator.synthesis.intent import intent_of
 from sartor_operator.understood import understood
@@ -59,6 +62,19 @@ def _parsed(model: type[M], text: str) -> M:
 
 
 @dataclass(frozen=True)
+class ModelsSeen:
+    """The model proxy that a run's agents go through. `grant_key` signs what they may spend; `waits` says why they cannot
+    begin yet (empty: they can)."""
+
+    profile: str
+    url: str = ""
+    address: str = ""
+    """Of the proxy's pod: where the operator asks it itself."""
+    grant_key: str | None = field(default=None, repr=False)
+    waits: str = ""
+
+
+@dataclass(frozen=True)
 class RunObserved:
     """One run as it stands. `steps` and `records` are in order of `sequence`; `stacks` are by content hash."""
 
@@ -77,6 +93,10 @@ class RunObserved:
     spec: RunSpec | None = None
     spec_name: str = ""
     seal: str | None = None
+    models: ModelsSeen | None = None
+    """None where no agent asks a model."""
+    spent: Mapping[str, Cost | None] = field(default_factory=dict[str, Cost | None])
+    """What steps that ended without a word spent, by their ids, once the model proxy was asked; None: it does not say."""
     steps: tuple[StepBegin, ...] = ()
     records: tuple[StoredRecord, ...] = ()
     ending: Ending | None = None
@@ -173,6 +193,7 @@ def observe_run(cache: Cache, settings: Settings, namespace: str, name: str) -> 
         spec=specs[0][1] if specs else None,
         spec_name=names.child_name(run.spec.synthesis_ref.name, uid, names.SPEC),
         seal=decoded(seals[0], SEAL_KEY) if seals else None,
+        models=_models(cache, namespace, snapshot),
         steps=tuple(sorted((s for _, s in parts(names.STEP, STEP_KEY, StepBegin)), key=lambda s: s.sequence)),
         records=tuple(
             sorted((r for _, r in parts(names.RECORD, RECORD_KEY, StoredRecord)), key=lambda r: r.record.sequence)
@@ -192,6 +213,21 @@ def _annotated(manifest: Manifest | None) -> str:
     """The word that an annotation says, as long as one in `spec.control` may be."""
     annotations = ((manifest or {}).get("metadata") or {}).get("annotations") or {}
     return str(annotations.get(names.MESSAGE_ANNOTATION, ""))[:LONGEST_WORD]
+
+
+def _models(cache: Cache, namespace: str, snapshot: Snapshot) -> ModelsSeen | None:
+    reference = snapshot.synthesis.agents.profile_ref
+    if snapshot.agents.backend == "playbook" or reference is None:
+        return None
+    profile = cache.get(PROFILE, namespace, reference.name)
+    if profile is None or names.deleting(profile):
+        waits = f"there is no AgentProfile {reference.name} any more; create it again, with the same name"
+        return ModelsSeen(reference.name, waits=waits)
+    proxy = observe_proxy(cache, profile)
+    secret = proxy.parts.get(SECRET)
+    key = decoded(secret, GRANT_KEY) if secret is not None else None
+    waits = "" if proxy.ready and key is not None else f"the model proxy of AgentProfile {reference.name} is not ready"
+    return ModelsSeen(reference.name, proxy_url(profile), proxy.address, key, waits)
 
 
 def decoded(secret: Manifest, key: str) -> str | None:

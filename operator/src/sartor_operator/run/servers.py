@@ -1,6 +1,7 @@
 """The servers that a step looks at: ready or not, lost or dead, and whose fault that is."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sartor_api.search.records import (
     FailureClass,
@@ -143,9 +144,7 @@ def with_death(observed: RunObserved, begin: StepBegin, objects: StepObjects, en
     if isinstance(ended.result, Judgement):
         others = [v for v in ended.result.verdicts if v.passed or v.failure_class is FailureClass.CANDIDATE]
         alive = verdict.model_copy(update={"gate": "alive"})
-        return Ended(
-            Judgement(verdicts=(alive, *others)), ended.started, ended.finished, ended.cost, ended.commit, ended.digest
-        )
+        return replace(ended, result=Judgement(verdicts=(alive, *others)))
     if isinstance(ended.result, Measurement) and not death.reason.endswith("MemoryExceeded"):
         return ended
-    return Ended(verdict, ended.started, ended.finished, ended.cost, ended.commit, ended.digest)
+    return replace(ended, result=verdict)

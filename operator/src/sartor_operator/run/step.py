@@ -2,11 +2,13 @@
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sartor_api.conditions import Reason
+from sartor_api.search.agents import AgentSettings, RoleName
 from sartor_api.search.budget import ZERO
 from sartor_api.search.estimate import held_cost
+from sartor_api.search.grants import LONGER_SECONDS, Grant, step_grant
 from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import (
     Cost,
@@ -22,11 +24,14 @@ from sartor_operator.actions import Action
 from sartor_operator.kinds import Manifest
 from sartor_operator.pods.jobs import (
     CANARY_KEY,
+    GRANT,
     ROLE,
     SEED_KEY,
+    StepObjects,
     step_labels,
 )
 from sartor_operator.pods.state import End
+from sartor_operator.run.observe import RunObserved
 from sartor_operator.wire import (
     StepBegin,
     StoredRecord,
@@ -47,6 +52,8 @@ class Ended:
     cost: Cost = ZERO
     commit: str | None = None
     digest: str | None = None
+    told: bool = False
+    """Whether its role said what it cost."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,20 @@ def seed_secret(run: Manifest, begin: StepBegin, name: str, seal: str) -> Manife
     }
 
 
+def grant_secret(observed: RunObserved, begin: StepBegin, name: str, role: RoleName, now: float) -> Manifest:
+    """The Secret with what one step's agent may spend at the model proxy: worth no more than that, and until its end."""
+    models, spec = observed.models, observed.spec
+    assert models is not None and models.grant_key is not None and spec is not None, "the proxy is ready"
+    grant = _grant(begin, observed.name, spec, role, now + begin.deadline_seconds + LONGER_SECONDS)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": names.metadata(name, observed.manifest, step_labels(observed.manifest, begin, ROLE[begin.step])),
+        "immutable": True,
+        "stringData": {GRANT: grant.signed(models.grant_key.encode())},
+    }
+
+
 def verdict_of(begin: StepBegin, end: End) -> Verdict:
     failure_class = end.failure_class
     if begin.step in (StepKind.BASELINE, StepKind.PLAN) and failure_class is FailureClass.CANDIDATE:
@@ -90,6 +111,46 @@ def over(begin: StepBegin, end: End, begun: float, finished: float) -> Ended:
 
 def failure(begin: StepBegin, now: float, reason: str, message: str) -> Ended:
     return over(begin, End(reason, message, FailureClass.INFRASTRUCTURE), begin.begun, now)
+
+
+def asking(observed: RunObserved, begin: StepBegin) -> RoleName | None:
+    """The role that asks a model in this step."""
+    assert observed.spec is not None, "a run with a step has its spec"
+    return AgentSettings.model_validate(observed.spec.agents).asks(begin.step)
+
+
+def unbooked(observed: RunObserved, begin: StepBegin, ended: Ended) -> bool:
+    """Whether nobody said what the step cost, and it had a pod that could spend: then the model proxy knows."""
+    if ended.told or asking(observed, begin) is None:
+        return False
+    # Its grant alone spends nothing: a reviewing judge has one before its candidate has started.
+    return StepObjects.of(observed.prefix, observed.uid, begin.id).job in map(names.name_of, observed.jobs)
+
+
+def booked(observed: RunObserved, begin: StepBegin, ended: Ended) -> Ended:
+    """The end with what the proxy says that the step spent; all that was reserved for it where the proxy says nothing."""
+    if not unbooked(observed, begin, ended):
+        return ended
+    return replace(ended, cost=observed.spent.get(begin.id) or begin.reserve)
+
+
+def own_grant(observed: RunObserved, begin: StepBegin, now: float) -> Grant:
+    """The operator's own, to ask what a step spent."""
+    role, spec = asking(observed, begin), observed.spec
+    assert role is not None and spec is not None, "the step asks a model"
+    return _grant(begin, observed.name, spec, role, now + LONGER_SECONDS)
+
+
+def _grant(begin: StepBegin, run: str, spec: RunSpec, role: RoleName, expires: float) -> Grant:
+    return step_grant(
+        begin.id,
+        run=run,
+        role=role,
+        model=AgentSettings.model_validate(spec.agents).roles[role].model,
+        reserve=begin.reserve,
+        budget=spec.budget,
+        expires=expires,
+    )
 
 
 def seed_digest(text: str) -> str:

@@ -12,6 +12,8 @@
 An answer for another step, of another kind, or about an unknown parent is never stored as a result.
 """
 
+from dataclasses import replace
+
 from sartor_api.conditions import Reason
 from sartor_api.search.leaks import canary_of
 from sartor_api.search.records import FailureClass
@@ -46,7 +48,9 @@ from sartor_operator.run.step import (
     JUDGED,
     Ended,
     Running,
+    asking,
     failure,
+    grant_secret,
     over,
     seed_digest,
     seed_of,
@@ -72,10 +76,19 @@ def progress(observed: RunObserved, begin: StepBegin, now: float) -> Ended | Run
     if begin.seed_digest is not None and (seal is None or seed_digest(seed_of(seal, begin.id)) != begin.seed_digest):
         return failure(begin, now, "SealLost", "the key of the run's seeds is not the one that was committed to")
     actions: list[Action] = []
-    if begin.step in SEALED and seal is not None and not observed.of_step(observed.secrets, begin.id):
+    if begin.step in SEALED and seal is not None and objects.seed not in map(names.name_of, observed.secrets):
         actions.append(Create(seed_secret(observed.manifest, begin, objects.seed, seal)))
+    role = asking(observed, begin)
+    if role is not None:
+        models = observed.models
+        if models is None or models.waits:
+            said = models.waits if models is not None else "the run names no AgentProfile"
+            return Running(f"the {role} waits: {said}", None, tuple(actions), now + RECHECK_SECONDS)
+        if objects.grant not in map(names.name_of, observed.secrets):
+            actions.append(Create(grant_secret(observed, begin, objects.grant, role, now)))
     if begin.step not in JUDGED:
-        return _start(observed, begin, objects, Servers(), actions, begin.begun)
+        # Time that it waited for the model proxy is not its own.
+        return _start(observed, begin, objects, Servers(), actions, begin.begun if role is None else now)
     return _with_servers(observed, begin, objects, actions, now)
 
 
@@ -129,7 +142,10 @@ def _with_servers(
 def _start(
     observed: RunObserved, begin: StepBegin, objects: StepObjects, servers: Servers, actions: list[Action], begun: float
 ) -> Running:
-    job = step_job(observed.place, observed.manifest, begin, objects, observed.spec_name, servers)
+    models = observed.models.url if observed.models is not None and asking(observed, begin) is not None else None
+    job = step_job(
+        observed.place, observed.manifest, begin, objects, observed.spec_name, replace(servers, models=models)
+    )
     return Running(f"the {ROLE[begin.step]} starts", begun, (*actions, Create(job)))
 
 
@@ -177,7 +193,7 @@ def _with_job(
         return _still_running(begin, pod, begun, now)
     if lost is not None:
         # What was said of a server that was gone says nothing about the candidate.
-        return Ended(verdict_of(begin, lost), begun, answered.finished, answered.cost)
+        return Ended(verdict_of(begin, lost), begun, answered.finished, answered.cost, told=answered.told)
     return with_death(observed, begin, objects, answered)
 
 

@@ -17,7 +17,7 @@ from sartor_operator.pods.servers import run_baseline
 from sartor_operator.run.candidates import branch
 from sartor_operator.run.look import Look
 from sartor_operator.run.observe import ENDING_KEY, RECORD_KEY, SEAL_KEY, RunObserved, config_map
-from sartor_operator.run.step import JUDGED, Ended, record_of, seed_digest, seed_of
+from sartor_operator.run.step import JUDGED, Ended, booked, record_of, seed_digest, seed_of, unbooked
 from sartor_operator.wire import Ending, RecordReference, StepBegin, StoredRecord
 
 SERVES = (JOB, POD, SECRET)
@@ -54,6 +54,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         made = current.implementation if current is not None else None
         under_test = begin.candidate or made
     plan = current.plan if current is not None and begin.step is StepKind.IMPLEMENT else None
+    made_from = current.plan.parent if current is not None and current.plan and begin.step is StepKind.JUDGE else None
     repaired = current.implementation if current is not None and begin.step is StepKind.IMPLEMENT else None
     seed = seed_of(observed.seal, begin.id) if begin.step in SEALED and observed.seal is not None else None
     step = StepBegin(
@@ -69,7 +70,7 @@ def begin_step(observed: RunObserved, run: RunState, begin: Begin, now: float) -
         commit=under_test.commit if under_test else None,
         content_hash=under_test.content_hash if under_test else None,
         seed_digest=seed_digest(seed) if seed is not None else None,
-        source=repaired.commit if repaired else (plan.parent if plan else None),
+        source=repaired.commit if repaired else (plan.parent if plan else made_from),
         plan=plan,
         baseline=run.baseline,
         feedback=begin.feedback,
@@ -113,12 +114,17 @@ def _history(records: tuple[StoredRecord, ...]) -> str:
 
 
 def record_step(observed: RunObserved, seen: Look, begin: StepBegin, ended: Ended) -> Decision:
-    stored = record_of(begin, ended, seen.run.spec)
+    stored = record_of(begin, booked(observed, begin, ended), seen.run.spec)
     objects = StepObjects.of(observed.prefix, observed.uid, begin.id)
     labels = run_labels(observed) | {names.STEP_LABEL: names.step_label(begin.id)}
     made = Create(config_map(observed.manifest, objects.record, names.RECORD, {RECORD_KEY: stored}, labels))
     # Told first: killed between the two, it is told again under the same name, and never forgotten.
-    return Decision((_told(observed, stored), made), rests_on=SERVES if stored.record.failure is not None else ())
+    asked = begin.id in observed.spent or not unbooked(observed, begin, ended)
+    return Decision(
+        (_told(observed, stored), made),
+        rests_on=SERVES if stored.record.failure is not None else (),
+        unbooked=() if asked else (begin.id,),
+    )
 
 
 def _told(observed: RunObserved, stored: StoredRecord) -> Tell:

@@ -10,13 +10,15 @@ from sartor_api.agent_profile import AgentProfile, AgentProfileSpec
 from sartor_api.conditions import Reason
 from sartor_api.fields import KeyReference
 from sartor_api.hardware_target import HardwareTarget
+from sartor_api.search.agents import agent_settings
 from sartor_api.search.records import RunSpec
 from sartor_api.search.snapshot import NotRunnableError, snapshot
 from sartor_api.serving_synthesis import PaybackSummary, ServingSynthesis
 from sartor_operator import payback
 from sartor_operator.conditions import AnyReason
 from sartor_operator.pods.common import model_needs_credentials
-from sartor_operator.profile import missing_secret, profile_secrets, unrunnable
+from sartor_operator.profile import missing_secret, profile_secrets
+from sartor_operator.profile import unsupported as unsupported_profile
 from sartor_operator.reasons import OperatorReason
 
 
@@ -102,9 +104,8 @@ def _supported(found: References) -> Refusal | None:
         which = "oci" if spec.model.source.oci is not None else "s3"
         text = f"spec.model.source.{which} cannot be fetched yet; use huggingFace, or a persistentVolumeClaim"
         return Refusal(unsupported, text)
-    if (problem := unrunnable(agents_of(found.profile))) is not None:
-        name = found.profile.name if found.profile is not None else ""
-        return Refusal(unsupported, f"AgentProfile {name}: {problem}; or remove spec.agents.profileRef")
+    if found.profile is not None and (problem := unsupported_profile(found.profile.spec)) is not None:
+        return Refusal(unsupported, f"AgentProfile {found.profile.name}: {problem}")
     if spec.delivery.mode == "git":
         return Refusal(unsupported, "spec.delivery.mode: git cannot be run yet; use apply or none")
     try:
@@ -134,6 +135,27 @@ def _priced(found: References) -> Refusal | None:
         text = (
             f"spec.budget.money is in {bound.currency}, the price of HardwareTarget {name} in {price.currency}; write "
             "both in one currency"
+        )
+        return Refusal(OperatorReason.PRICE_UNKNOWN, text)
+    return _models_priced(found, bound.currency)
+
+
+def _models_priced(found: References, currency: str) -> Refusal | None:
+    """A budget in money bounds what models cost, so all of them have a price in its currency."""
+    if found.profile is None or found.profile.spec.backend == "playbook":
+        return None
+    settings, name = agent_settings(found.profile.spec), found.profile.name
+    missing = sorted({role.model for role in settings.roles.values()} - set(settings.prices))
+    if missing:
+        text = (
+            f"spec.budget.money: AgentProfile {name} has no price for {', '.join(missing)}; add it to its spec.prices, "
+            "or remove money"
+        )
+        return Refusal(OperatorReason.PRICE_UNKNOWN, text)
+    if settings.currency != currency:
+        text = (
+            f"spec.budget.money is in {currency}, the prices of AgentProfile {name} in {settings.currency}; write both in "
+            "one currency"
         )
         return Refusal(OperatorReason.PRICE_UNKNOWN, text)
     return None

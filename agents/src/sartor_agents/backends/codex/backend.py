@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from sartor_agents.backends.access import agents_of, model_access
+from sartor_agents.backends.access import agents_of, command_limits, isolation, model_access
 from sartor_agents.backends.codex.events import Event
 from sartor_agents.backends.codex.install import VERSION, Codex, CodexMissingError, find_codex
-from sartor_agents.backends.codex.prompts import PlanForm, WorkForm, implement_prompt, plan_prompt, schema_of
+from sartor_agents.backends.codex.prompts import Place, PlanForm, WorkForm, implement_prompt, plan_prompt, schema_of
 from sartor_agents.backends.codex.relay import Endpoint
 from sartor_agents.backends.codex.session import CodexLimits, SessionResult, run_session
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
@@ -62,6 +62,8 @@ class CodexSettings:
             seconds=agents.step_seconds,
             tokens=agents.tokens_per_step,
             price=None if price is None else Price(**price.model_dump()),
+            limits=command_limits(agents, environment),
+            isolation=isolation(environment),
         )
 
     def named(self, conversation: str, complaint: str | None) -> "CodexSettings":
@@ -100,7 +102,7 @@ class CodexBackend:
 
             def ask(complaint: str | None, left: CodexSettings) -> SessionResult:
                 left = left.named(f"plan/{1 + held}", complaint)
-                return self._run(left, box, plan_prompt(context, told, complaint), PlanForm, keep=False)
+                return self._run(left, box, plan_prompt(context, told, Place.of(box), complaint), PlanForm, keep=False)
 
             return self._answered(settings, ask, lambda text: PlanForm.model_validate_json(text).plan(context.round))
 
@@ -111,7 +113,7 @@ class CodexBackend:
 
             def ask(complaint: str | None, left: CodexSettings) -> SessionResult:
                 left = left.named(f"implement/{context.attempt}", complaint)
-                return self._run(left, box, implement_prompt(context, complaint), WorkForm, keep=True)
+                return self._run(left, box, implement_prompt(context, Place.of(box), complaint), WorkForm, keep=True)
 
             work = self._answered(settings, ask, WorkForm.model_validate_json)
         return Implementation(summary=work.summary[:4000], skills_used=tuple(dict.fromkeys(work.skills_used))[:32])

@@ -5,6 +5,7 @@ Everything that comes from logs, gates, models or earlier rounds is quoted as da
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sartor_agents.backends.protocol import ImplementContext, PlanContext
 from sartor_agents.memory.brief import asked
 from sartor_agents.memory.quoting import RULE, block, clean
+from sartor_agents.run.sandbox.command import CommandSandbox
+from sartor_agents.tools.commands import surroundings
 from sartor_api.search.directive import MOST_ISSUES, IssueKind
 from sartor_api.search.records import Plan, Verdict
 
@@ -69,7 +72,26 @@ def schema_of(form: type[BaseModel]) -> dict[str, Any]:
     return {**schema, "required": list(schema["properties"])}
 
 
-def plan_prompt(context: PlanContext, looked_up: Mapping[str, str], complaint: str | None = None) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where Codex finds what it is told of: as it sees it. `surroundings` are sentences about what is special there."""
+
+    skills: str = "/skills"
+    model: str = "/model"
+    surroundings: str = ""
+
+    @classmethod
+    def of(cls, sandbox: CommandSandbox) -> "Place":
+        return cls(sandbox.shown("/skills"), sandbox.shown("/model"), surroundings(sandbox))
+
+
+ELSEWHERE = Place()
+"""Outside of pods."""
+
+
+def plan_prompt(
+    context: PlanContext, looked_up: Mapping[str, str], place: Place = ELSEWHERE, complaint: str | None = None
+) -> str:
     """`looked_up`: what the planner's tools say, by name. `complaint`: what was wrong with the last answer."""
     run = context.run
     parts = [
@@ -80,7 +102,7 @@ def plan_prompt(context: PlanContext, looked_up: Mapping[str, str], complaint: s
         "Choose ONE falsifiable hypothesis for the next candidate, or return to an earlier commit, or stop when nothing is "
         "left that could gain. A plan that builds on another commit than is asked for below, or leaves the issue that is "
         "named there, is refused. The workspace holds nothing to change: answer with the plan alone. "
-        "Skills are under /skills, the model's configuration under /model.",
+        f"Skills are under {place.skills}, the model's configuration under {place.model}.{place.surroundings}",
         RULE,
         f"Scenario {run.scenario}, parameters {json.dumps(run.parameters)}; metric {run.metric}; platform {run.platform}; "
         f"envelope {run.envelope.max_input_tokens} input and {run.envelope.max_output_tokens} output tokens.",
@@ -93,7 +115,7 @@ def plan_prompt(context: PlanContext, looked_up: Mapping[str, str], complaint: s
     return _joined(parts, complaint)
 
 
-def implement_prompt(context: ImplementContext, complaint: str | None = None) -> str:
+def implement_prompt(context: ImplementContext, place: Place = ELSEWHERE, complaint: str | None = None) -> str:
     run, plan = context.run, context.plan
     parts = [
         "You write a serving stack for one model, one workload and one machine: the folder `stack/` in this workspace, "
@@ -103,13 +125,13 @@ def implement_prompt(context: ImplementContext, complaint: str | None = None) ->
         "baseline.",
         "Only changes below stack/ are kept; no links, no files elsewhere. There is no network. Greedy answers must be the "
         "model's own, token for token: no caches of answers, no shortened outputs, no recognising of who asks. Check your "
-        "work by running it before you end.",
+        f"work by running it before you end.{place.surroundings}",
         RULE,
         f"Scenario {run.scenario}, parameters {json.dumps(run.parameters)}; metric {run.metric}; platform {run.platform}; "
         f"envelope {run.envelope.max_input_tokens} input and {run.envelope.max_output_tokens} output tokens. "
         f"{context.hardware.cores} cores{', ' + context.hardware.cpu_model if context.hardware.cpu_model else ''}. "
-        "The model's configuration is under /model, skills with tested building blocks are under /skills: read "
-        "/skills/NAME/SKILL.md first.",
+        f"The model's configuration is under {place.model}, skills with tested building blocks are under {place.skills}: "
+        f"read {place.skills}/NAME/SKILL.md first.",
         f"Carry out the plan of round {plan.round}, attempt {context.attempt}:",
         block(_planned(plan), "the planner", LONGEST_QUOTED),
     ]

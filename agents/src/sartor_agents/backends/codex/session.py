@@ -15,17 +15,20 @@ import tomli_w
 from sartor_agents.backends.codex.events import Ended, Event, Lines, Problem, Said, Tokens, read_event
 from sartor_agents.backends.codex.install import Codex
 from sartor_agents.backends.codex.relay import Endpoint, Relay
-from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox, Way, socket_folder, started
+from sartor_agents.run.sandbox.command import CommandResult, CommandSandbox, Isolation, Way, socket_folder, started
+from sartor_agents.run.servers import free_port
 from sartor_agents.run.storage import storage_errors
 
 PORT = 8765
-HOME = "/tmp/home/.codex"
+"""Inside. In a pod, whose network others may share, it is one that is free."""
 _START = (
-    'mkdir -p "$CODEX_HOME" "$TMPDIR" && cp /run/session/config.toml "$CODEX_HOME/" || exit 70\n'
-    '/run/codex/bin/codex "$@" </run/session/prompt 2>"$TMPDIR/errors"\n'
+    'mkdir -p "$CODEX_HOME" "$TMPDIR" && cp "$2/config.toml" "$CODEX_HOME/" || exit 70\n'
+    "codex=$1; prompt=$2/prompt; shift 2\n"
+    '"$codex" "$@" <"$prompt" 2>"$TMPDIR/errors"\n'
     'code=$?; tail -c 4000 "$TMPDIR/errors"; exit $code'
 )
-"""Errors go to a file first: both streams in one pipe would mix within lines."""
+"""Given the program, the session's folder and the arguments. Errors go to a file first: both streams in one pipe would mix
+within lines."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,10 @@ def run_session(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(socket_folder())
         session = folder / "session"
+        port = free_port() if sandbox.isolation is Isolation.POD else PORT
         with storage_errors(folder):
             session.mkdir()
-            (session / "config.toml").write_bytes(configuration(model, effort))
+            (session / "config.toml").write_bytes(configuration(model, effort, port))
             (session / "prompt").write_text(prompt, encoding="utf-8")
             if schema is not None:
                 (session / "schema.json").write_text(json.dumps(schema), encoding="utf-8")
@@ -79,18 +83,21 @@ def run_session(
             sandbox,
             limits=replace(sandbox.limits, seconds=limits.seconds, cpu_seconds=max(sandbox.limits.cpu_seconds, 36_000)),
             readable={**sandbox.readable, "/run/codex": codex.folder, "/run/session": session},
-            ways=(*sandbox.ways, Way(PORT, folder / "relay.sock")),
-            environment={**sandbox.environment, "CODEX_HOME": HOME, "TMPDIR": "/tmp/codex"},
+            ways=(*sandbox.ways, Way(port, folder / "relay.sock")),
+            environment={
+                **sandbox.environment,
+                "CODEX_HOME": f"{sandbox.home}/.codex",
+                "TMPDIR": f"{sandbox.home}/codex",
+            },
         )
+        command = ("/bin/sh", "-c", _START, "codex", "/run/codex/bin/codex", "/run/session", *_arguments(schema))
         heard = _Heard(on_event)
-        with started(
-            box, ("/bin/sh", "-c", _START, "codex", *_arguments(schema)), keep=keep, hear=heard.add
-        ) as running:
+        with started(box, command, keep=keep, hear=heard.add) as running:
             result = running.result()
         return _result(result, heard, relay)
 
 
-def configuration(model: str, effort: str | None) -> bytes:
+def configuration(model: str, effort: str | None, port: int = PORT) -> bytes:
     """`config.toml` for one session."""
     content: dict[str, Any] = {
         "model": model,
@@ -102,7 +109,7 @@ def configuration(model: str, effort: str | None) -> bytes:
         "model_providers": {
             "sartor": {
                 "name": "sartor",
-                "base_url": f"http://127.0.0.1:{PORT}/v1",
+                "base_url": f"http://127.0.0.1:{port}/v1",
                 "wire_api": "responses",
                 "requires_openai_auth": False,
                 "request_max_retries": 3,

@@ -9,25 +9,32 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from sartor_agents.backends.access import agents_of, model_access
+from sartor_agents.backends.access import agents_of, command_limits, isolation, model_access
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
 from sartor_agents.backends.conversation.form import Form
 from sartor_agents.backends.conversation.loop import OWN_FAULTS, Conversation, StepLimits, Task
 from sartor_agents.backends.openai.model import OpenAIModel, Patience
-from sartor_agents.backends.openai.prompts import IMPLEMENTER, PLANNER, implement_opening, plan_opening
+from sartor_agents.backends.openai.prompts import (
+    IMPLEMENTER,
+    PLANNER,
+    REVIEWER,
+    implement_opening,
+    plan_opening,
+    review_opening,
+)
 from sartor_agents.backends.openai.wire import ModelSettings
-from sartor_agents.backends.protocol import ImplementContext, PlanContext, Usage
+from sartor_agents.backends.protocol import ImplementContext, PlanContext, ReviewContext, Usage
 from sartor_agents.measurement.progress import JsonLines
-from sartor_agents.run.sandbox.command import Isolation
+from sartor_agents.run.content import snapshot
 from sartor_agents.tools import implementer_tools, planner_tools
+from sartor_agents.tools.review import Review
+from sartor_agents.tools.roles import review_tools
 from sartor_api.search import plans
 from sartor_api.search.agents import RoleName
 from sartor_api.search.records import Implementation, Plan, RunSpec
 
 R = TypeVar("R", bound=BaseModel)
 
-ISOLATION = "SARTOR_ISOLATION"
-"""Set to `pod` where the pod is the sandbox (`Isolation.POD`); without it commands run in one of their own."""
 LONGEST_SUMMARY = 4000
 ENDED = OWN_FAULTS | {"PlanInvalid"}
 """Why a plan came to nothing though the conversation about it came to its end. After an outage it is taken up again."""
@@ -82,11 +89,27 @@ class OpenAIBackend:
         scratch = Path.cwd() / "scratch"
         scratch.mkdir(exist_ok=True)
         checkpoint = self._checkpoint(context.run)
-        with implementer_tools(context, scratch=scratch, checkpoint=checkpoint, isolation=self._isolation()) as tools:
+        agents, _ = agents_of(context.run, "implementer")
+        with implementer_tools(
+            context,
+            scratch=scratch,
+            checkpoint=checkpoint,
+            limits=command_limits(agents, self._environment),
+            isolation=isolation(self._environment),
+        ) as tools:
             opening = implement_opening(context)
             done = self._hold("implementer", context.run, Task(name, IMPLEMENTER, opening, form, tools.tools))
             used = tuple(sorted(tools.skills_used))
         return done.model_copy(update={"skills_used": used, "summary": done.summary[:LONGEST_SUMMARY]})
+
+    def review(self, context: ReviewContext) -> Review:
+        """What a model says of a candidate's source; what of it counts is decided by others. Raises `BackendError`."""
+        after = snapshot(context.worktree)
+        before = snapshot(context.before) if context.before is not None else {}
+        tools = review_tools(context.worktree, before, after)
+        name = f"{context.round:03d}/judge/{context.attempt}"
+        form = Form("review", Review)
+        return self._hold("judge", context.run, Task(name, REVIEWER, review_opening(context), form, tools))
 
     def usage(self) -> Usage:
         """See `Backend.usage`; without a price for the model, no money."""
@@ -120,12 +143,9 @@ class OpenAIBackend:
             self._use = self._use + conversation.use
 
     def _checkpoint(self, run: RunSpec) -> Path | None:
-        """The model's folder with its weights, where this process has it."""
+        """The model's folder with its weights, where this process has it; pods may have its configuration alone."""
         folder = Path(self._environment.get("SARTOR_MODEL") or str(run.model.get("folder", "")))
-        return folder if (folder / "config.json").is_file() else None
-
-    def _isolation(self) -> Isolation:
-        return Isolation(self._environment.get(ISOLATION, Isolation.BUBBLEWRAP))
+        return folder if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")) else None
 
 
 def _progress(lines: JsonLines) -> Callable[[str], None]:

@@ -7,9 +7,10 @@ this step. Text that others wrote (gates, logs, earlier plans, people) is quoted
 import json
 from collections.abc import Sequence
 
-from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, PlanContext
+from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, PlanContext, ReviewContext
 from sartor_agents.memory.brief import asked
 from sartor_agents.memory.quoting import RULE, block, clean
+from sartor_agents.tools.review import INSTRUCTIONS
 from sartor_api.search.records import RunSpec, Verdict
 
 LONGEST_ROADMAP, LONGEST_VERDICT = 60_000, 6_000
@@ -91,6 +92,28 @@ the next planner: what was changed, what shows that it is active, what was check
 # Data
 
 {RULE}"""
+
+
+REVIEWER = f"""\
+{INSTRUCTIONS}
+
+Read the checklist first, then the changes, then every file of `stack/` that serves requests. A finding is `certain` only
+where the quoted text alone makes the stack a cheat; what merely looks odd is not.
+
+# Data
+
+{RULE}"""
+
+
+def review_opening(context: ReviewContext) -> str:
+    """The reviewer's first message: where the material is, and nothing of it."""
+    run = context.run
+    return _joined([
+        f"Review the candidate of round {context.round}. It serves {run.model.get('name')} for the scenario "
+        f"{run.scenario} on {run.platform}.",
+        "It was made from nothing: `diff` shows all of it." if context.before is None else
+        "`diff` shows what was changed against the stack that it was made from.",
+    ])  # fmt: skip
 
 
 def plan_opening(context: PlanContext, refused: Sequence[Verdict] = ()) -> str:

@@ -6,8 +6,11 @@ namespaces of its own, so no network but the ways that the caller opens. The sec
 Nothing on the machine's disk is writable: what is to be kept of the workspace comes out through a pipe and is checked
 (`kept`). When the command ends, is over its time or the caller dies, everything of it dies.
 
-In a pod the pod is the sandbox, and namespaces cannot be had in it: `Isolation.POD` leaves bubblewrap and the filter out,
-and has the same limits otherwise, workspace and way out included. Nobody gets it without asking for it.
+In a pod the pod is the sandbox, and namespaces cannot be had in it. `Isolation.POD` puts the walls around a command that
+need no right (`walls`): Landlock and the filter. So a command sees none of what is mounted into the pod (step, grant), can
+look into no other process, and of the network has its ways out and a few ports for servers of its own. The rest is as here,
+but for two things: the workspace lies on the pod's disk, and what is shown lies at its own path, to which words of a command
+that begin with the path inside are changed (`shown`). Nobody gets it without asking for it.
 """
 
 import contextlib
@@ -26,7 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from sartor_agents.run.process import GuardedProcess
-from sartor_agents.run.sandbox import bubblewrap, seccomp
+from sartor_agents.run.sandbox import bubblewrap, seccomp, walls
 from sartor_agents.run.sandbox.cgroups import Group, group
 from sartor_agents.run.sandbox.errors import SandboxError
 from sartor_agents.run.sandbox.kept import Kept, put_in_place, unpack
@@ -48,7 +51,7 @@ LOG_BYTES = 256 << 10
 _PAGE = 4096
 _HOME = "/tmp/home"
 _ENVIRONMENT = {
-    "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
+    "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1",
 }  # fmt: skip
 
@@ -69,8 +72,8 @@ class Way:
 @dataclass(frozen=True)
 class CommandResult:
     """`code` is the exit code (128 + signal for one that was killed). `problem`: None, `TimedOut`, `MemoryExceeded`,
-    `ProcessesExceeded` or `Stopped`. `output` is text; the middle of a long one is left out. `kept`: whether the changes to
-    `stack/` were taken over; `refused` what of them was not, with the reason."""
+    `ProcessesExceeded`, `DiskExceeded` or `Stopped`. `output` is text; the middle of a long one is left out. `kept`: whether
+    the changes to `stack/` were taken over; `refused` what of them was not, with the reason."""
 
     code: int
     problem: str | None
@@ -97,6 +100,31 @@ class CommandSandbox:
     ways: tuple[Way, ...] = ()
     tracing: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def shown(self, path: str) -> str:
+        """Where a command sees `path`, a path inside (`/skills/NAME`): as it is, but for pods."""
+        if self.isolation is not Isolation.POD:
+            return path
+        places = dict(self.readable) | ({} if self.model_dir is None else {"/model": self.model_dir})
+        for place, folder in places.items():
+            if path == place or path.startswith(f"{place}/"):
+                return f"{folder}{path.removeprefix(place)}"
+        return path
+
+    @property
+    def home(self) -> str:
+        """The command's home, gone with it."""
+        return str(self.inside / "home") if self.isolation is Isolation.POD else _HOME
+
+    @property
+    def temporary(self) -> str:
+        """Where it puts what is gone with it."""
+        return str(self.inside / "tmp") if self.isolation is Isolation.POD else "/tmp"
+
+    @property
+    def inside(self) -> Path:
+        """In a pod: the folder with all that one command may write."""
+        return self.scratch / "inside"
 
     def run(self, command: Sequence[str], *, seconds: float | None = None, keep: bool = True) -> CommandResult:
         """Run to the end, and with `keep` take over what it changed in `stack/`. Raises `SandboxError`, `StorageError`."""
@@ -194,6 +222,7 @@ def started(
                 memory_bytes=sandbox.limits.memory_bytes if members is None else None,
                 log_bytes=LOG_BYTES,
                 processes=sandbox.limits.processes + _AROUND if members is None else None,
+                look=_disk(sandbox) if sandbox.isolation is Isolation.POD else None,
                 pass_fds=descriptors,
                 on_output=said,
             )
@@ -231,25 +260,26 @@ def _arguments(
     """The whole command line; descriptors that it needs are added to `descriptors` and closed with `stack`."""
     joining = members.joining() if members is not None else ()
     pod = sandbox.isolation is Isolation.POD
-    temporary = sandbox.scratch / "inside"
     if pod:  # there it is on the disk, and nothing of the last command is to be found in it
-        shutil.rmtree(temporary, ignore_errors=True)
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        shutil.rmtree(sandbox.inside, ignore_errors=True)
+        stack.callback(shutil.rmtree, sandbox.inside, ignore_errors=True)
+    descriptors.append(_filter(stack, tracing=sandbox.tracing, shared_network=pod))
     configuration = {
         "source": str(sandbox.worktree) if pod else "/run/sartor/source",
-        "workspace": str(temporary / "workspace") if pod else WORKSPACE,
+        "workspace": str(sandbox.inside / "workspace") if pod else WORKSPACE,
         "keep": KEEP,
         "seconds": sandbox.limits.seconds,
-        "limits": _limits(sandbox.limits),
+        "limits": _limits(sandbox.limits, alone=not pod or walls.own_users()),
         "kept": writing,
         "out": {str(way.port): str(way.path) if pod else f"/run/sartor/way-{way.port}" for way in sandbox.ways},
         "into": {str(number): port for number, port in into.items()},
-        "folders": [str(temporary / "home") if pod else _HOME],
+        "folders": [sandbox.home, sandbox.temporary],
         "alone": not pod,
+        "walls": _walls(sandbox, descriptors[-1]) if pod else None,
     }
     first = (sys.executable, "-I", "-S", str(INSIDE) if pod else "/run/sartor/inside.py", json.dumps(configuration))
     if pod:
-        return (*joining, *first, *command)
+        return (*joining, *first, *map(sandbox.shown, command))
     program = bubblewrap.sandbox_program()
     if program is None:
         raise SandboxError(
@@ -257,7 +287,6 @@ def _arguments(
             "no command is run without a sandbox, and bubblewrap cannot make one here; install the package bubblewrap and "
             "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)",
         )
-    descriptors.append(_filter(stack, tracing=sandbox.tracing))
     return (*joining, program, *_bubblewrap(sandbox, descriptors[-1]), "--", *first, *command)
 
 
@@ -289,31 +318,49 @@ def _bubblewrap(sandbox: CommandSandbox, seccomp_descriptor: int) -> list[str]:
     return [*arguments, "--remount-ro", "/", "--chdir", WORKSPACE, "--seccomp", str(seccomp_descriptor)]
 
 
-def _limits(limits: Limits) -> dict[str, int]:
+def _walls(sandbox: CommandSandbox, seccomp_descriptor: int) -> dict[str, object]:
+    """Those of a pod, for the first program inside."""
+    shown = [*sandbox.readable.values(), *(() if sandbox.model_dir is None else (sandbox.model_dir,))]
     return {
+        "filter": seccomp_descriptor,
+        "read": [*walls.readable(), *map(str, shown)],
+        "write": [*walls.WRITABLE, str(sandbox.inside)],
+        "bind": list(walls.PORTS),
+        "connect": [*walls.PORTS, *(way.port for way in sandbox.ways)],
+    }
+
+
+def _disk(sandbox: CommandSandbox) -> Callable[[], str | None]:
+    """Says when a command has written more than it may."""
+    most = sandbox.limits.workspace_bytes + sandbox.limits.temporary_bytes
+    watch = walls.DiskWatch(sandbox.inside, most)
+    return lambda: "DiskExceeded" if watch.over(time.monotonic()) else None
+
+
+def _limits(limits: Limits, *, alone: bool) -> dict[str, int]:
+    """`alone`: no process outside counts as one of this sandbox's user."""
+    held = {
         "RLIMIT_CPU": limits.cpu_seconds,
         "RLIMIT_DATA": limits.memory_bytes,
         "RLIMIT_FSIZE": max(limits.workspace_bytes, limits.temporary_bytes),
         "RLIMIT_NOFILE": limits.files,
-        "RLIMIT_NPROC": limits.processes,
         "RLIMIT_CORE": 0,
     }
+    return held | ({"RLIMIT_NPROC": limits.processes} if alone else {})
 
 
-def _filter(stack: contextlib.ExitStack, *, tracing: bool) -> int:
+def _filter(stack: contextlib.ExitStack, *, tracing: bool, shared_network: bool) -> int:
     file = os.memfd_create("seccomp")
     stack.callback(os.close, file)
-    os.write(file, seccomp.program(tracing=tracing))
+    os.write(file, seccomp.program(tracing=tracing, shared_network=shared_network))
     os.lseek(file, 0, os.SEEK_SET)
     return file
 
 
 def _environment(sandbox: CommandSandbox) -> dict[str, str]:
-    pod = sandbox.isolation is Isolation.POD
-    home = str(sandbox.scratch / "inside" / "home") if pod else _HOME
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     passed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TZ") if name in os.environ}
-    return {**_ENVIRONMENT, **passed, "PATH": path, "HOME": home}
+    return {**_ENVIRONMENT, **passed, "PATH": path, "HOME": sandbox.home, "TMPDIR": sandbox.temporary}
 
 
 LONGEST_FOLDER = 80

@@ -9,7 +9,11 @@ outside takes nothing on trust: limits hold without it, and what comes out of th
 `CONFIGURATION` is JSON: `source` (folder to fill the workspace from), `workspace`, `keep` (folder in the workspace, or
 null), `seconds`, `limits` (names of RLIMIT_* and values), `kept` (file descriptor of the pipe, or null), `out` (port →
 path of a UNIX socket outside), `into` (file descriptor of a listening UNIX socket → port), `folders` (to be made),
-`alone` (whether the sandbox has a process namespace of its own).
+`alone` (whether the sandbox has a process namespace of its own), `walls` (null where others are around the sandbox).
+
+`walls` are those that a process can put around itself without any right, as in a pod: `filter` (file descriptor of a
+seccomp program), and for Landlock `read` and `write` (files and folders), `bind` and `connect` (TCP ports); nothing else
+can then be opened, and no process outside be looked into or signalled. Where the kernel has no Landlock, the filter is all.
 
 pathlib is not imported, as it would double the start-up time.
 
@@ -26,6 +30,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -34,7 +39,18 @@ from functools import partial
 from typing import Any, BinaryIO
 
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
+"""Numbers of the calls, the same on every architecture (landlock(7))."""
+LANDLOCK_VERSION = 1
+RULE_PATH_BENEATH, RULE_NET_PORT = 1, 2
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, REFER, TRUNCATE, IOCTL_DEVICE = 1, 2, 4, 8, 1 << 13, 1 << 14, 1 << 15
+OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
+BIND_TCP, CONNECT_TCP = 1, 2
+SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 TIMED_OUT = 124
 CHUNK = 1 << 16
 
@@ -75,6 +91,8 @@ def fill(source: str, workspace: str) -> None:
 
 def run(command: list[str], configuration: dict[str, Any], ways: "list[tuple[socket.socket, Connect]]") -> int:
     """Run the command to its end or that of its time; afterwards nothing is left but this program."""
+    walls = configuration["walls"]
+    program = b"" if walls is None else os.pread(walls["filter"], 1 << 20, 0)
     child = os.fork()
     if child == 0:
         try:
@@ -86,6 +104,8 @@ def run(command: list[str], configuration: dict[str, Any], ways: "list[tuple[soc
                 hard = resource.getrlimit(kind)[1]
                 value = value if hard == resource.RLIM_INFINITY else min(value, hard)
                 resource.setrlimit(kind, (value, value))
+            if walls is not None:
+                wall_in(walls, program)
             os.execvp(command[0], command)
         except OSError as error:
             os.write(2, f"{command[0]}: {error.strerror}\n".encode())
@@ -99,6 +119,60 @@ def run(command: list[str], configuration: dict[str, Any], ways: "list[tuple[soc
         return TIMED_OUT
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def landlock_version() -> int:
+    """What the kernel has of Landlock; 0 for nothing."""
+    return max(0, int(ctypes.CDLL(None).syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION)))
+
+
+def wall_in(walls: dict[str, Any], program: bytes) -> None:
+    """This process, and all that it becomes, behind the walls for good. Raises `OSError`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    check(libc, libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    version = landlock_version()
+    if version:
+        landlock(libc, walls, version)
+    rules = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(rules))
+    check(libc, libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0), "seccomp")
+
+
+def landlock(libc: ctypes.CDLL, walls: dict[str, Any], version: int) -> None:
+    """Only what is listed, as far as this version of the kernel's Landlock knows it."""
+    every = (1 << 13) - 1
+    every |= REFER if version >= 2 else 0
+    every |= TRUNCATE if version >= 3 else 0
+    every |= IOCTL_DEVICE if version >= 5 else 0
+    attributes = struct.pack("=QQQ", every, BIND_TCP | CONNECT_TCP, SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    rules = check(libc, libc.syscall(LANDLOCK_CREATE_RULESET, attributes, size, 0), "landlock")
+    for places, rights in ((walls["read"], EXECUTE | READ_FILE | READ_DIR), (walls["write"], every)):
+        for place in places:
+            try:
+                handle = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            allowed = rights & every
+            if not stat.S_ISDIR(os.fstat(handle).st_mode):
+                allowed &= OF_FILES
+            rule = struct.pack("=Qi", allowed, handle)
+            check(libc, libc.syscall(LANDLOCK_ADD_RULE, rules, RULE_PATH_BENEATH, rule, 0), place)
+            os.close(handle)
+    if version >= 4:
+        for ports, right in ((walls["bind"], BIND_TCP), (walls["connect"], CONNECT_TCP)):
+            for port in ports:
+                rule = struct.pack("=QQ", right, port)
+                check(libc, libc.syscall(LANDLOCK_ADD_RULE, rules, RULE_NET_PORT, rule, 0), f"port {port}")
+    check(libc, libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0), "landlock")
+    os.close(rules)
+
+
+def check(libc: ctypes.CDLL, result: int, what: str) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"the walls around the command: {what}: {os.strerror(code)}")
+    return result
 
 
 def wait(child: int, over: float) -> "int | None":

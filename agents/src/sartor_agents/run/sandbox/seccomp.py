@@ -8,6 +8,9 @@ from any network namespace); typing into a terminal. A denied call gives EPERM; 
 gives ENOSYS, and the C library then uses `clone`. Calls of another architecture (32 bit, x32) end the process: their
 numbers would mean something else.
 
+Where a command shares its network with others (a pod), sockets of IP are those of TCP alone, whose ports Landlock holds; so
+is a first packet that comes before the connection (TCP Fast Open), which Landlock does not see.
+
 libseccomp compiles it for this machine's architecture (seccomp(2), https://github.com/seccomp/libseccomp).
 """
 
@@ -44,6 +47,11 @@ _NEWER = {"memfd_secret": 447, "mount_setattr": 442, "open_tree_attr": 467, "pid
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _FAMILIES = (1, 2, 10, 16)
 """AF_UNIX, AF_INET, AF_INET6, AF_NETLINK."""
+_IP_FAMILIES, _STREAM, _TYPES, _TCP = (2, 10), 1, 0xF, 6
+_FAST_OPEN = 0x20000000
+"""MSG_FASTOPEN."""
+_SENDING = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument holds the flags."""
 _TERMINAL_INPUT = (0x5412, 0x541C)
 """ioctl TIOCSTI and TIOCLINUX."""
 
@@ -58,8 +66,11 @@ class _Comparison(ctypes.Structure):
 
 
 @cache
-def program(*, tracing: bool = False) -> bytes:
-    """The compiled filter. With `tracing`, processes may be looked into. Raises `SandboxError` without libseccomp."""
+def program(*, tracing: bool = False, shared_network: bool = False) -> bytes:
+    """The compiled filter. With `tracing`, processes may be looked into; with `shared_network`, of IP there is TCP alone.
+
+    Raises `SandboxError` without libseccomp.
+    """
     name = ctypes.util.find_library("seccomp") or "libseccomp.so.2"
     try:
         library = ctypes.CDLL(name, use_errno=True)
@@ -83,7 +94,7 @@ def program(*, tracing: bool = False) -> bytes:
         raise SandboxError("SeccompFailed", "libseccomp gives no filter")
     try:
         _check(library.seccomp_attr_set(context, _BAD_ARCHITECTURE, _KILL_PROCESS))
-        for call, refusal, comparisons in _rules(tracing=tracing):
+        for call, refusal, comparisons in _rules(tracing=tracing, shared_network=shared_network):
             number = library.seccomp_syscall_resolve_name(call.encode())
             number = _NEWER.get(call, number) if number == -1 else number
             if number < 0:  # the architecture has no such call
@@ -100,7 +111,7 @@ def program(*, tracing: bool = False) -> bytes:
         library.seccomp_release(context)
 
 
-def _rules(*, tracing: bool) -> Iterator[tuple[str, int, tuple[_Comparison, ...]]]:
+def _rules(*, tracing: bool, shared_network: bool) -> Iterator[tuple[str, int, tuple[_Comparison, ...]]]:
     for call in DENIED if tracing else (*DENIED, *TRACING):
         yield call, errno.EPERM, ()
     yield "clone3", errno.ENOSYS, ()
@@ -111,8 +122,22 @@ def _rules(*, tracing: bool) -> Iterator[tuple[str, int, tuple[_Comparison, ...]
         for family in range(max(_FAMILIES)):
             if family not in _FAMILIES:
                 yield call, errno.EPERM, (_Comparison(0, _EQUAL, family, 0),)
+    if shared_network:
+        yield from _only_tcp()
     for request in _TERMINAL_INPUT:
         yield "ioctl", errno.EPERM, (_Comparison(1, _MASKED_EQUAL, 0xFFFFFFFF, request),)
+
+
+def _only_tcp() -> Iterator[tuple[str, int, tuple[_Comparison, ...]]]:
+    for family in _IP_FAMILIES:
+        for kind in range(_TYPES + 1):
+            if kind != _STREAM:
+                yield "socket", errno.EPERM, (
+                    _Comparison(0, _EQUAL, family, 0), _Comparison(1, _MASKED_EQUAL, _TYPES, kind),
+                )  # fmt: skip
+        yield "socket", errno.EPERM, (_Comparison(0, _EQUAL, family, 0), _Comparison(2, _GREATER, _TCP, 0))
+    for call, flags in _SENDING.items():
+        yield call, errno.EPERM, (_Comparison(flags, _MASKED_EQUAL, _FAST_OPEN, _FAST_OPEN),)
 
 
 def _check(code: int) -> None:

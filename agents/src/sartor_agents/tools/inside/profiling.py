@@ -2,9 +2,9 @@
 
     python profiling.py OPTIONS
 
-`OPTIONS` is JSON: `path` and `body` of the request, `concurrency`, `seconds` of load, `port`, `rate` of samples per second,
-`native`. Prints a summary: requests done, then for the sampled threads the functions with most samples, on top of the stack
-and anywhere in it. Standard library and py-spy.
+`OPTIONS` is JSON: `model` (its folder), `path` and `body` of the request, `concurrency`, `seconds` of load, `port`, `rate`
+of samples per second, `native`. Prints a summary: requests done, then for the sampled threads the functions with most
+samples, on top of the stack and anywhere in it. Standard library and py-spy.
 """
 
 import collections
@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-RAW = Path("/tmp/profile.raw")
+TEMPORARY = Path(os.environ.get("TMPDIR", "/tmp"))
+RAW, LOG = TEMPORARY / "profile.raw", TEMPORARY / "server.log"
 READY_SECONDS = 180.0
 SHOWN = 25
 PR_SET_PTRACER = 0x59616D61
@@ -98,17 +99,17 @@ def main(options: "dict[str, Any]") -> int:
         "stack",
         "serve",
         "--model",
-        "/model",
+        options["model"],
         "--host",
         "127.0.0.1",
         "--port",
         str(options["port"]),
     )
-    with open("/tmp/server.log", "wb") as log:
+    with LOG.open("wb") as log:
         server = subprocess.Popen(serve, stdout=log, stderr=log, preexec_fn=allow_tracing)
     problem = wait_ready(options, server)
     if problem is not None:
-        print(problem, Path("/tmp/server.log").read_text(errors="replace")[-3000:], sep="\n")
+        print(problem, LOG.read_text(errors="replace")[-3000:], sep="\n")
         return 1
     if options["body"].get("model") is None:
         options["body"]["model"] = json.loads(ask(options, "GET", "/v1/models", None)[1])["data"][0]["id"]

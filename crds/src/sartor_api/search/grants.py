@@ -1,6 +1,6 @@
 """Grants: who a caller is and what it may spend, as a signed token that an agent sends as its API key.
 
-Whoever starts a step (the operator, `sartor run`) signs its grant; the proxy checks the signature and keeps nothing of it.
+Whoever starts a step (the operator, `sartor run`) signs its grant; the model proxy checks the signature, and keeps nothing.
 An agent can neither make one nor widen its own, and one that leaks is worth no more than what is left of its step's budget
 until it expires.
 """
@@ -15,9 +15,14 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sartor_api.search.base import Cost
+from sartor_api.search.records import Budget
+
 PREFIX = "sartor-grant-"
 SHORTEST_KEY = 32
 """Bytes of the key that grants are signed with."""
+OPERATOR = "operator"
+"""The role that may read a proxy's books."""
 
 
 class GrantError(Exception):
@@ -76,6 +81,34 @@ class Grant(BaseModel):
         if now >= grant.expires:
             raise GrantError("the grant has expired; its step's time is over")
         return grant
+
+
+LONGER_SECONDS = 300.0
+"""What a grant is good for beyond its step's deadline."""
+
+
+def step_grant(
+    step_id: str, *, run: str, role: str, model: str, reserve: Cost, budget: Budget, expires: float
+) -> Grant:
+    """The grant of one execution of a step (`003/implement/1/2`: the second one of the first attempt).
+
+    A step may spend what was reserved for it, once for each time that it was begun: what a lost execution had reserved is
+    charged to the run anyway. The run may spend its budget, whatever its steps say that they used.
+    """
+    step, _, execution = step_id.rpartition("/")
+    times = int(execution)
+    return Grant(
+        run=run,
+        role=role,
+        step=step,
+        models=(model,),
+        expires=expires,
+        of_step=Allowance(
+            tokens=reserve.tokens * times if reserve.tokens else None,
+            money=Decimal(str(reserve.money)) * times if reserve.money else None,
+        ),
+        of_run=Allowance(tokens=budget.tokens, money=None if budget.money is None else Decimal(str(budget.money))),
+    )
 
 
 def _text(data: bytes) -> str:
