@@ -19,12 +19,12 @@ from scripted_provider.programs import cheat, honest
 from typer.testing import CliRunner, Result
 
 from sartor_agents.backends.codex.install import CodexMissingError, ensure_codex
+from sartor_agents.cache import cache_folder
 from sartor_agents.checkpoints import make
 from sartor_agents.cli.exits import ExitCode
 from sartor_agents.cli.main import app
 from sartor_agents.run import session
 from sartor_agents.run.layout import RunLayout
-from sartor_agents.run.model import cache_folder
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.sandbox import sandbox_program
 from sartor_agents.transcripts.events import Answered

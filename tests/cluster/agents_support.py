@@ -22,7 +22,7 @@ from operator_support import ROOT, Kubelet, OperatorProcess, apply, get, items, 
 from runner_support import RunnerProcess
 from scripted_kubelet import NODE_NAME
 
-from sartor_agents.run.model import cache_folder
+from sartor_agents.cache import cache_folder
 from sartor_devcluster import DevCluster
 
 AGENTS_NODE, ADDRESS = "agents-node", "10.240.7.1"

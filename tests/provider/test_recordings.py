@@ -13,6 +13,8 @@ from scripted_provider.recording import Replay
 
 from sartor_agents.backends.conversation.messages import Answer, End
 from sartor_agents.backends.openai import chat, responses
+from sartor_agents.backends.openai.model import sent
+from sartor_agents.backends.openai.wire import told
 from sartor_agents.transcripts.redact import REDACTED, Redactor
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.jsonl"))
@@ -24,10 +26,8 @@ def exchanges(path: Path) -> list[dict[str, Any]]:
 
 
 def ask(client: openai.OpenAI, exchange: dict[str, Any]) -> Answer:
-    body = exchange["request"]
-    if exchange["api"] == "responses":
-        return responses.answer(client.responses.create(**body), "1")
-    return chat.answer(client.chat.completions.create(**body), "1")
+    protocol = responses if exchange["api"] == "responses" else chat
+    return protocol.answer(map(told, sent(client, protocol.PATH, exchange["request"], {})), "1")
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)

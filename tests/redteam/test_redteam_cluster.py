@@ -23,8 +23,8 @@ from redteam_stacks import ALWAYS, MAIN
 from redteam_stacks import CHEATS as CHEATS_FOLDER
 from redteam_trial import STEPS, Seen
 
+from sartor_agents.cache import cache_folder
 from sartor_agents.checkpoints import SyntheticSource, resolve
-from sartor_agents.run.model import cache_folder
 from sartor_api.search.records import Judgement, StepRecord
 from sartor_demo.cli import MANIFESTS, load
 from sartor_demo.installing import apply, install

@@ -8,7 +8,7 @@ import pytest
 from sartor_agents.backends.conversation.tool import AnyTool, ToolResult, call_tool, toolbox
 from sartor_agents.backends.protocol import HardwareFacts, ImplementContext
 from sartor_agents.run.sandbox import sandbox_program
-from sartor_agents.tools import ImplementerTools, implementer_tools
+from sartor_agents.tools.roles import ImplementerTools, implementer_tools
 from sartor_api.search.records import Envelope, Plan, RunSpec
 from sartor_skills.library import library_root
 

@@ -7,7 +7,7 @@ import pytest
 from sartor_agents.backends.playbook import facts
 from sartor_agents.backends.playbook.compose import Selection, Target, compose
 from sartor_agents.checkpoints import make
-from sartor_agents.tools import implementer_tools
+from sartor_agents.tools.roles import implementer_tools
 from sartor_skills.catalog import load_catalog
 
 from .conftest import Bench, implement_context, needs_sandbox, run_spec

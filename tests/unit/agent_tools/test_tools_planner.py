@@ -7,7 +7,7 @@ import pytest
 
 from sartor_agents.backends.conversation.tool import call_tool, toolbox
 from sartor_agents.backends.protocol import PlanContext
-from sartor_agents.tools import planner_tools
+from sartor_agents.tools.roles import planner_tools
 from sartor_agents.tools.roofline import RooflineError, decoder_shape, machine, roofline
 from sartor_api.search.records import (
     ArmSummary,

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from sartor_agents.backends.conversation.tool import call_tool, toolbox
-from sartor_agents.tools import review_tools
 from sartor_agents.tools.review import CHECKLIST, Finding, Review, reviewed
+from sartor_agents.tools.roles import review_tools
 
 SOURCE = b"import os\n\ndef answer(prompt):\n    if prompt in CANNED_ANSWERS:\n        return CANNED_ANSWERS[prompt]\n"
 FILES = {"stack/app.py": SOURCE}

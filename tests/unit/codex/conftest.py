@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sartor_agents.backends.codex.install import Codex, CodexMissingError, ensure_codex
-from sartor_agents.run.model import cache_folder
+from sartor_agents.cache import cache_folder
 
 TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(TESTS / "provider"), str(TESTS / "unit" / "model_proxy")]

@@ -9,9 +9,9 @@ from sartor_agents.baselines import grid as grids
 from sartor_agents.baselines.environment import BaselineEnvironmentError, existing_environment
 from sartor_agents.baselines.transformers_engine import TransformersEngine
 from sartor_agents.baselines.vllm import VllmEngine
+from sartor_agents.cache import cache_folder
 from sartor_agents.run.engines import Engine
 from sartor_agents.run.hardware import local_hardware
-from sartor_agents.run.model import cache_folder
 from sartor_api.search.records import RunSpec
 
 

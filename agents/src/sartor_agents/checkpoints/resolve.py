@@ -1,10 +1,10 @@
 """From where a model is said to be to a checked folder on this machine."""
 
 import contextlib
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from sartor_agents.cache import cache_folder
 
 from .check import check_checkpoint
 from .errors import CheckpointError, CheckpointExistsError, CheckpointNotFoundError
@@ -48,11 +48,6 @@ class HubSource:
 Source = SyntheticSource | FolderSource | HubSource
 
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt")
-
-
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """What Sartor keeps between runs: `$SARTOR_CACHE`, else `~/.cache/sartor`."""
-    return Path(environment.get("SARTOR_CACHE") or Path.home() / ".cache" / "sartor")
 
 
 def resolve(source: Source, *, cache: Path | None = None) -> Path:

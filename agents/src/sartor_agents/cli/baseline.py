@@ -3,9 +3,9 @@
 import typer
 
 from sartor_agents.baselines.environment import BaselineEnvironmentError, ensure_environment
+from sartor_agents.cache import cache_folder
 from sartor_agents.cli.exits import user_errors
 from sartor_agents.run.errors import BadRequestError
-from sartor_agents.run.model import cache_folder
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -3,9 +3,9 @@
 import typer
 
 from sartor_agents.backends.codex.install import CodexMissingError, ensure_codex
+from sartor_agents.cache import cache_folder
 from sartor_agents.cli.exits import user_errors
 from sartor_agents.run.errors import BadRequestError
-from sartor_agents.run.model import cache_folder
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -5,7 +5,7 @@ import sys
 from sartor_agents.backends import load_backend
 from sartor_agents.backends.protocol import BackendError
 from sartor_agents.roles.messages import ImplementRequest, ImplementResponse
-from sartor_agents.roles.process import failure, serve
+from sartor_agents.roles.process import failure, leave, serve
 
 
 def answer(request: ImplementRequest) -> ImplementResponse:
@@ -19,4 +19,4 @@ def answer(request: ImplementRequest) -> ImplementResponse:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1:], ImplementRequest, answer))
+    leave(serve(sys.argv[1:], ImplementRequest, answer))

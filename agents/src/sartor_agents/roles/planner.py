@@ -5,7 +5,7 @@ import sys
 from sartor_agents.backends import load_backend
 from sartor_agents.backends.protocol import BackendError
 from sartor_agents.roles.messages import PlanRequest, PlanResponse
-from sartor_agents.roles.process import failure, serve
+from sartor_agents.roles.process import failure, leave, serve
 
 
 def answer(request: PlanRequest) -> PlanResponse:
@@ -18,4 +18,4 @@ def answer(request: PlanRequest) -> PlanResponse:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1:], PlanRequest, answer))
+    leave(serve(sys.argv[1:], PlanRequest, answer))

@@ -1,9 +1,10 @@
 """The frame of a role process: read the request, do the work, write the response in one piece."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -45,3 +46,11 @@ def serve(arguments: Sequence[str], request_type: type[Request], work: Callable[
         sys.stderr.write(f"the response cannot be written: {error}\n")
         return 3
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process at once: the response is written, and to take an SDK's modules down piece by piece takes every step
+    several tenths of a second. Exit handlers do not run, so this is for roles that have none."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -5,7 +5,7 @@ import sys
 from sartor_agents.backends.openai import OpenAIBackend
 from sartor_agents.backends.protocol import BackendError
 from sartor_agents.roles.messages import ReviewRequest, ReviewResponse
-from sartor_agents.roles.process import failure, serve
+from sartor_agents.roles.process import failure, leave, serve
 
 
 def answer(request: ReviewRequest) -> ReviewResponse:
@@ -18,4 +18,4 @@ def answer(request: ReviewRequest) -> ReviewResponse:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1:], ReviewRequest, answer))
+    leave(serve(sys.argv[1:], ReviewRequest, answer))

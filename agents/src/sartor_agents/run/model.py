@@ -9,13 +9,12 @@ from sartor_agents.checkpoints import (
     HubSource,
     Source,
     SyntheticSource,
-    cache_folder,
     resolve,
 )
 from sartor_agents.run.errors import BadRequestError
 from sartor_api.model import Model
 
-__all__ = ["CONFIGURATION", "cache_folder", "configuration_copy", "resolve_model"]
+__all__ = ["CONFIGURATION", "configuration_copy", "resolve_model"]
 
 CONFIGURATION = (
     "config.json",

@@ -20,9 +20,9 @@ from sartor_agents.backends.access import TOKEN_FILE, URL
 from sartor_agents.backends.codex.install import PROGRAM, VERSION, CodexMissingError, find_codex
 from sartor_agents.backends.conversation.accounting import Price
 from sartor_agents.backends.conversation.tool import problems
+from sartor_agents.cache import cache_folder
 from sartor_agents.model_proxy.config import ConfigError, EndpointConfig, ProxyConfig, TranscriptConfig
 from sartor_agents.run.errors import BadRequestError
-from sartor_agents.run.model import cache_folder
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
 from sartor_agents.run.role import RoleError
 from sartor_agents.run.storage import storage_errors, write_atomic

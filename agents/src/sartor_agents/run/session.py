@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sartor_agents.cache import cache_folder
 from sartor_agents.evidence.deliver import deliver
 from sartor_agents.report.build import write_report
 from sartor_agents.run.agents import AgentChoice, choose_agents
@@ -19,7 +20,7 @@ from sartor_agents.run.hardware import local_hardware
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
 from sartor_agents.run.lock import run_lock
-from sartor_agents.run.model import cache_folder, resolve_model
+from sartor_agents.run.model import resolve_model
 from sartor_agents.run.model_proxy import LocalModelProxy, write_access
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import scenario_spec

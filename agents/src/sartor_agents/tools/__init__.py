@@ -7,9 +7,6 @@
 | both | `profile`, `skills` |
 | judge's review | `files` (read-only), `review` (diff, checklist; what of an opinion counts) |
 
-Whatever runs agent-written code runs in the sandbox (`run.sandbox`); whatever writes, writes below `stack/`.
+`roles` puts them together. Whatever runs agent-written code runs in the sandbox (`run.sandbox`); whatever writes, writes
+below `stack/`.
 """
-
-from sartor_agents.tools.roles import ImplementerTools, PlannerTools, implementer_tools, planner_tools, review_tools
-
-__all__ = ["ImplementerTools", "PlannerTools", "implementer_tools", "planner_tools", "review_tools"]

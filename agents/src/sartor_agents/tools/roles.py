@@ -7,7 +7,6 @@ from pathlib import Path
 
 from sartor_agents.backends.conversation.tool import AnyTool
 from sartor_agents.backends.protocol import ImplementContext, PlanContext
-from sartor_agents.run.requests import scenario_spec, tie_tolerance
 from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.limits import Limits
 from sartor_agents.tools.candidate import SendRequest, StartCandidate, StopCandidate
@@ -73,7 +72,7 @@ def implementer_tools(
         if checkpoint is not None:
             server = CandidateServer(sandbox)
             stack.callback(server.close)
-            check = SmokeCheck(server, scenario_spec(context.run), checkpoint, tie_tolerance(context.run))
+            check = SmokeCheck(server, context.run, checkpoint)
             tools += [StartCandidate(server), SendRequest(server), check, Profile(sandbox), StopCandidate(server)]
         yield ImplementerTools(tuple(tools), sandbox, shelf.used if shelf is not None else set())
 

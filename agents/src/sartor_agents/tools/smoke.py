@@ -4,31 +4,25 @@ It tells an implementer early what the gates would tell it late, and decides not
 stream under a seed that everybody may know; judge and evaluator draw theirs from sealed ones.
 """
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sartor_agents.backends.conversation.tool import ToolResult
-from sartor_agents.measurement.messages import ChatScenario, CodeEditScenario
-from sartor_agents.measurement.samples import GenerationRequest
-from sartor_agents.measurement.tokens import TokenCounter
-from sartor_agents.scenarios import ScenarioError, open_scenario
+from sartor_agents.run.errors import BadRequestError
 from sartor_agents.tools.candidate import NoParameters
 from sartor_agents.tools.server import CandidateServer, NotServingError, Response
+from sartor_api.search.records import RunSpec
 
-PUBLIC_SEED = hashlib.sha256(b"sartor: the public smoke check").hexdigest()
-"""Known to everybody. Sealed seeds are drawn at random, so no prompt made from one is made from this."""
-PROMPTS = 3
+if TYPE_CHECKING:  # what makes prompts needs NumPy and SciPy; every step of an implementer would pay for importing them
+    from sartor_agents.measurement.samples import GenerationRequest
+
 SECONDS = 120.0
-LARGEST_REFERENCE = 4 << 30
-"""Bytes of weights up to which answers are compared with the reference here; it holds them in fp32."""
 
-Judge = Callable[[GenerationRequest, str], str | None]
+Judge = Callable[["GenerationRequest", str], str | None]
 """What is wrong with an answer by the reference, or None."""
 
 
@@ -44,7 +38,7 @@ class Smoke:
     """The checks, in order; a server that does not answer ends them."""
 
     def __init__(
-        self, ask: Callable[..., Response], requests: Sequence[GenerationRequest], judge: Judge | None
+        self, ask: Callable[..., Response], requests: "Sequence[GenerationRequest]", judge: Judge | None
     ) -> None:
         """`ask` as `CandidateServer.ask`; `requests` are at least one."""
         self._ask = ask
@@ -78,11 +72,11 @@ class Smoke:
                 break
         return found
 
-    def _send(self, request: GenerationRequest, **changes: Any) -> Response:
+    def _send(self, request: "GenerationRequest", **changes: Any) -> Response:
         body = json.dumps({**request.body, "model": self._model, **changes}).encode()
         return self._ask("POST", request.path, body, timeout=SECONDS)
 
-    def _text(self, request: GenerationRequest) -> tuple[str, str | None]:
+    def _text(self, request: "GenerationRequest") -> tuple[str, str | None]:
         """The whole answer's text, or what is wrong with the answer."""
         answer = self._send(request, stream=False)
         if answer.status != 200:
@@ -151,7 +145,7 @@ class Smoke:
     def _together(self) -> str | None:
         found: dict[int, tuple[str, str | None]] = {}
 
-        def ask(number: int, request: GenerationRequest) -> None:
+        def ask(number: int, request: "GenerationRequest") -> None:
             try:
                 found[number] = self._text(request)
             except NotServingError as error:
@@ -198,42 +192,13 @@ class Smoke:
         return f"prompt {number}: another answer {how}: {text[:200]!r} instead of {self._texts[number][:200]!r}"
 
 
-def public_requests(
-    spec: ChatScenario | CodeEditScenario, model_dir: Path, number: int = PROMPTS
-) -> tuple[list[GenerationRequest], TokenCounter]:
-    """The first requests of the scenario's stream under the public seed. Raises `ScenarioError`."""
-    scenario, counter = open_scenario(spec, model_dir, PUBLIC_SEED)
-    return list(islice(scenario.stream(scenario.stages[0], "accuracy", 0), number)), counter
-
-
-def reference_judge(model_dir: Path, counter: TokenCounter, tolerance: float) -> Judge | None:
-    """Compares answers with the reference, as the accuracy gate does; None where it is not installed or too large here."""
-    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
-    if weights > LARGEST_REFERENCE:
-        return None
-    try:
-        from sartor_agents.judge.reference import Reference
-    except ImportError:
-        return None
-    from sartor_agents.judge.accuracy import check_answer, describe
-
-    reference = Reference(model_dir)
-
-    def judge(request: GenerationRequest, text: str) -> str | None:
-        verdict = check_answer(reference, request, text, counter, tolerance=tolerance)
-        return None if verdict.right else f"not the model's greedy answer: {describe(verdict, counter)}"
-
-    return judge
-
-
 @dataclass(frozen=True)
 class SmokeCheck:
     """`smoke_check`."""
 
     server: CandidateServer
-    scenario: ChatScenario | CodeEditScenario
+    run: RunSpec
     model_dir: Path
-    tie_tolerance: float = 0.05
     name: str = "smoke_check"
     description: str = (
         "Check the running candidate with public prompts of the workload: contract, the model's own greedy answers (by the "
@@ -245,11 +210,13 @@ class SmokeCheck:
     def call(self, parameters: NoParameters, /) -> ToolResult:
         if not self.server.serving:
             return ToolResult("The candidate is not running; start it with start_candidate.", failed=True)
+        from sartor_agents.tools.smoke_prompts import ScenarioError, public_requests, reference_judge
+
         try:
-            requests, counter = public_requests(self.scenario, self.model_dir)
-        except ScenarioError as error:
+            requests, counter = public_requests(self.run, self.model_dir)
+        except (ScenarioError, BadRequestError) as error:
             return ToolResult(f"The workload cannot be made here: {error}", failed=True)
-        judge = reference_judge(self.model_dir, counter, self.tie_tolerance)
+        judge = reference_judge(self.run, self.model_dir, counter)
         found = Smoke(self.server.ask, requests, judge).run()
         lines = [
             f"{'ok    ' if one.problem is None else 'FAILED'}  {one.check}{_indented(one.problem)}" for one in found

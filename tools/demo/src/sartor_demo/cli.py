@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from sartor_agents.baselines.environment import BaselineEnvironmentError, existing_environment
-from sartor_agents.run.model import cache_folder
+from sartor_agents.cache import cache_folder
 from sartor_api.model import SyntheticSource
 from sartor_demo import show
 from sartor_demo.board import View, totals, view

@@ -17,11 +17,11 @@ from sartor_agents.backends.codex.relay import Endpoint
 from sartor_agents.backends.codex.session import CodexLimits, SessionResult, run_session
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
 from sartor_agents.backends.protocol import BackendError, ImplementContext, PlanContext, Usage
-from sartor_agents.run.model import cache_folder
+from sartor_agents.cache import cache_folder
 from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.errors import SandboxError
 from sartor_agents.run.sandbox.limits import Limits
-from sartor_agents.tools import planner_tools
+from sartor_agents.tools.roles import planner_tools
 from sartor_api.search.agents import RoleName
 from sartor_api.search.records import FailureClass, Implementation, Plan, RunSpec
 

@@ -26,9 +26,8 @@ from sartor_agents.backends.openai.wire import ModelSettings
 from sartor_agents.backends.protocol import ImplementContext, PlanContext, ReviewContext, Usage
 from sartor_agents.measurement.progress import JsonLines
 from sartor_agents.run.content import snapshot
-from sartor_agents.tools import implementer_tools, planner_tools
 from sartor_agents.tools.review import Review
-from sartor_agents.tools.roles import review_tools
+from sartor_agents.tools.roles import implementer_tools, planner_tools, review_tools
 from sartor_api.search import plans
 from sartor_api.search.agents import RoleName
 from sartor_api.search.records import Implementation, Plan, RunSpec

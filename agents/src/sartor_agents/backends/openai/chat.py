@@ -8,12 +8,13 @@ from sartor_agents.backends.conversation.messages import Answer, Call, End, Item
 from sartor_agents.backends.openai.errors import TOO_LONG_ANSWER, TransientError, failed_answer
 from sartor_agents.backends.openai.wire import LONGEST_STREAM, Json, Params, sendable, with_ids
 
+PATH = "/chat/completions"
 MOST_CALLS = 1024
 """Calls of one answer, beyond which it is broken off: an index may be any number."""
 
 
 def parameters(params: Params) -> Json:
-    """What `chat.completions.create` takes: what never changes first, then the conversation, which only grows at its end."""
+    """What `POST /chat/completions` takes: what never changes first, then the conversation, which only grows at its end."""
     request, settings = params.request, params.settings
     body: Json = {"model": settings.model, "stream": True}
     if params.wants("usage"):

@@ -5,7 +5,7 @@ The SDK's own retries are off: they know neither the step's deadline nor that a 
 
 import random
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from sartor_agents.backends.access import CALL_HEADER, RECORDED_HEADER, ModelAcc
 from sartor_agents.backends.conversation.messages import Answer, Request
 from sartor_agents.backends.openai import chat, responses
 from sartor_agents.backends.openai.errors import FEATURES, TransientError, UnsupportedError, translated
-from sartor_agents.backends.openai.wire import ModelSettings, Params, written
+from sartor_agents.backends.openai.wire import Json, ModelSettings, Params, told, written
 from sartor_agents.backends.protocol import BackendError
 from sartor_api.search.records import FailureClass
 
@@ -94,17 +94,12 @@ class OpenAIModel:
         headers = {CALL_HEADER: request.id}
         number = request.id.rpartition("/")[2]
         try:
-            if self._settings.api == "responses":
-                body: Any = responses.parameters(params)
-                raw: Any = self._client.responses.with_raw_response.create(**body, extra_headers=headers)
-                answer = responses.answer(self._timely(raw.parse(), request), number)
-            else:
-                body = chat.parameters(params)
-                raw = self._client.chat.completions.with_raw_response.create(**body, extra_headers=headers)
-                answer = chat.answer(self._timely(raw.parse(), request), number)
+            protocol = responses if self._settings.api == "responses" else chat
+            stream = sent(self._client, protocol.PATH, protocol.parameters(params), headers)
+            answer = protocol.answer(self._timely(map(told, stream), request), number)
         except (openai.APIError, ValueError, AttributeError, TypeError, KeyError) as error:
             raise translated(error) from error
-        return replace(written(answer), recorded=bool(raw.headers.get(RECORDED_HEADER)))
+        return replace(written(answer), recorded=bool(stream.response.headers.get(RECORDED_HEADER)))
 
     def _timely(self, events: Iterable[Any], request: Request) -> Generator[Any]:
         """The events until the step's deadline; a model that goes on talking beyond it is not listened to."""
@@ -112,3 +107,9 @@ class OpenAIModel:
             if self._clock() >= request.deadline:
                 raise BackendError("TimeSpent", "the step's time ended within an answer", FailureClass.CANDIDATE)
             yield event
+
+
+def sent(client: openai.OpenAI, path: str, body: Json, headers: Mapping[str, str]) -> openai.Stream[object]:
+    """Send one request; what comes back is each event's JSON. Raises the SDK's errors."""
+    options: openai.RequestOptions = {"headers": headers}
+    return client.post(path, cast_to=object, body=body, options=options, stream=True, stream_cls=openai.Stream[object])

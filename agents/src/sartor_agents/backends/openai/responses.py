@@ -10,12 +10,13 @@ from sartor_agents.backends.conversation.messages import Answer, Call, End, Item
 from sartor_agents.backends.openai.errors import TOO_LONG_ANSWER, TransientError, failed_answer
 from sartor_agents.backends.openai.wire import LONGEST_STREAM, Json, Params, plain, sendable, with_ids
 
+PATH = "/responses"
 SENT_BACK = frozenset({"message", "function_call", "reasoning"})
 """Kinds of output that a next request repeats."""
 
 
 def parameters(params: Params) -> Json:
-    """What `responses.create` takes: what never changes first, then the conversation, which only grows at its end."""
+    """What `POST /responses` takes: what never changes first, then the conversation, which only grows at its end."""
     request, settings = params.request, params.settings
     body: Json = {"model": settings.model, "instructions": request.instructions, "stream": True}
     if params.wants("store"):

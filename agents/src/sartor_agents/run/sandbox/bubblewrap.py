@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from sartor_agents.checkpoints.chain import FILE_NAME as ANSWER_KEY
+ANSWER_KEY = "chain.json"
+"""`checkpoints.chain.FILE_NAME`, which is not imported: with it comes NumPy, into every process of a role."""
 
 HOME_BYTES = 256 << 20
 """What may be written into a home, and into shared memory: both are memory, so they are bounded."""
