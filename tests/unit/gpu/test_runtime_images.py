@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +13,11 @@ from sartor_agents.backends.playbook import facts
 from sartor_agents.backends.playbook.compose import Selection, Target, compose
 from sartor_agents.checkpoints import make
 from sartor_operator.pods.common import POD_SECURITY
+from sartor_operator.settings import Settings
 from sartor_skills.catalog import load_catalog
 
-IMAGES = Path(__file__).parents[3] / "runtime_images"
+ROOT = Path(__file__).parents[3]
+IMAGES = ROOT / "runtime_images"
 RECIPES = sorted(IMAGES.glob("*/*.Containerfile"))
 
 
@@ -63,10 +67,25 @@ def test_images_run_as_pods_do(path: Path) -> None:
     text = path.read_text()
     assert f"\nUSER {POD_SECURITY['runAsUser']}:{POD_SECURITY['runAsGroup']}\n" in text
     assert re.search(r"^ENV .*HOME=/tmp", text, re.MULTILINE)
-    assert "NVIDIA_DRIVER_CAPABILITIES=compute,utility" in text
+    assert ("NVIDIA_DRIVER_CAPABILITIES=compute,utility" in text) == (path.parent.name == "cuda")
     base = re.search(r"^ARG BASE=(\S+)\nFROM \$\{BASE\}$", text, re.MULTILINE)
     assert base is not None and ":" in base[1] and "latest" not in base[1]
 
 
 def test_triton_finds_a_compiler() -> None:
     assert re.search(r"install .*\bgcc\b.*\blibc6-dev\b", (IMAGES / "cuda" / "stack.Containerfile").read_text())
+
+
+def test_the_image_of_agents_has_the_programs_that_its_pods_start() -> None:
+    text = (IMAGES / "roles" / "agent.Containerfile").read_text()
+    installed = [ROOT / found for found in re.findall(r"^COPY (\S+) /src/", text, re.MULTILINE)]
+    scripts = {name for path in installed for name in _project(path).get("scripts", {})}
+    assert {Settings().role_command[0], Settings().model_proxy_command[0]} <= scripts
+    ours = {_project(path)["name"]: path for path in (ROOT / "crds", ROOT / "skills", ROOT / "agents")}
+    assert set(installed) == set(ours.values()), "what it installs asks for nothing of Sartor's that is not there"
+    packages = re.search(r"apt-get install --yes --no-install-recommends (.*) \\", text)
+    assert packages is not None and {"git", "libseccomp2", "g++"} <= set(packages[1].split())
+
+
+def _project(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "pyproject.toml").read_text())["project"]
