@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "provider"))
 
 from scripted_provider import Call, Program, Provider, Seen, Turn  # noqa: E402 - found by the line before
-from scripted_provider.programs import honest, outage, sloppy, spendthrift  # noqa: E402
+from scripted_provider.programs import cheat, honest, outage, sloppy, spendthrift  # noqa: E402
 
 STACK = {"__main__.py": "print('a stack')\n", "notes.md": "# what was done\n"}
 PADDING = "thinking about it " * 40_000
@@ -63,6 +63,11 @@ def character(name: str, folder: Path) -> Program:
     match name:
         case "honest" | "honest-shell" | "reviewed":
             return honest.Engineer(files)
+        case "engineer" | "cheat":
+            stacks = json.loads((folder / f"{name}-stacks.json").read_text())
+            if name == "cheat":
+                return cheat.Cheat(stacks)
+            return honest.Engineer(lambda number: stacks[number - 1] if number <= len(stacks) else None, checks=True)
         case "talkative":
             return talkative
         case "prisoner":
@@ -87,6 +92,8 @@ def main(name: str, port: int, folder: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     program = character(name, folder)
+    if isinstance(program, cheat.Cheat):
+        program.port = port
     with Provider(program, port=port) as provider:
         print("ready", flush=True)
         over.wait()
@@ -96,6 +103,8 @@ def main(name: str, port: int, folder: Path) -> None:
             "tokens": sum(one.input + one.output for one in provider.paid),
             "keys": sorted({seen.headers.get("authorization", "") for seen in provider.seen}),
             "told": getattr(program, "told", []),
+            "talks": getattr(program, "talks", []),
+            "heard": sorted({item.text for seen in provider.seen for item in seen.items if item.kind == "result"}),
         }
         (folder / f"{name}.json").write_text(json.dumps(told))
 

@@ -206,7 +206,7 @@ class EndpointState(ApiModel):
 
     url: Url
     """Its address."""
-    state: Literal["Available", "RateLimited", "Failing", "Unauthorized"]
+    state: Literal["Available", "RateLimited", "Failing", "Unauthorized", "QuotaSpent"]
     """How it answered last."""
     message: Text = ""
     """What it said."""

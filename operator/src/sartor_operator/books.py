@@ -27,7 +27,7 @@ class ProviderState(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    state: Literal["Available", "RateLimited", "Failing", "Unauthorized"]
+    state: Literal["Available", "RateLimited", "Failing", "Unauthorized", "QuotaSpent"]
     message: str = ""
 
 

@@ -260,6 +260,20 @@ def test_a_refused_key_is_failed_over_and_told(tmp_path: Path) -> None:
     assert "the key was refused" in refused.text
 
 
+def test_an_account_that_cannot_pay_is_failed_over_and_told(tmp_path: Path) -> None:
+    """Providers answer 429 to it, as to a limit of the rate, which a wait would mend."""
+    spent = always(Status(429, "You exceeded your current quota", retry_after="1", error_code="insufficient_quota"))
+    with Provider(spent) as one, Provider(always(TURN)) as two:
+        with Proxy(tmp_path, (one, two)) as proxy:
+            assert [proxy.ask(f"c{number}").status_code for number in range(3)] == [200] * 3
+            assert proxy.books()["endpoints"][0]["state"] == "QuotaSpent"
+        assert len(one.seen) == 1
+        with Proxy(tmp_path / "alone", (one,)) as proxy:
+            refused = proxy.ask("c1")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "insufficient_quota")
+    assert "the account cannot pay" in refused.text
+
+
 def test_a_limit_of_the_provider_is_passed_on_with_its_time(tmp_path: Path) -> None:
     limited = Status(429, "slow down", retry_after="17")
     with Provider(always(limited)) as provider, Proxy(tmp_path, (provider,)) as proxy:

@@ -222,6 +222,15 @@ def test_a_provider_that_stays_away_is_given_up_within_patience(api: str) -> Non
     assert 10 < len(provider.seen) < 50
 
 
+@BOTH
+def test_why_no_provider_answers_is_said_in_the_proxys_words(api: str) -> None:
+    """The number is how the proxy says it, and not what a provider answered."""
+    status = Status(429, "https://one: HTTP 503, 3 times in 2 s", error_code="provider_out")
+    error, _, _ = fails(lambda seen: status, api)
+    assert error.message.startswith("no provider answers: https://one: HTTP 503, 3 times in 2 s"), error.message
+    assert "429" not in error.message
+
+
 def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
     sleeps = Sleeps()
     with Provider(lambda seen: Status(429, retry_after="3600")) as provider, pytest.raises(BackendError) as error:

@@ -23,6 +23,10 @@ CALL_HEADER, RECORDED_HEADER = "Sartor-Call", "Sartor-Recorded"
 """The name of a call, by which the model proxy knows it again; and its word that the answer is one that it had recorded."""
 BUDGET_SPENT = "budget_spent"
 """The code of the proxy's error where a budget does not allow the call."""
+PROVIDER_OUT = "provider_out"
+"""The same where none of its endpoints answers."""
+NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+"""Codes by which providers say that an account cannot pay; waiting does not mend that."""
 ISOLATION = "SARTOR_ISOLATION"
 """Set to `pod` where the pod is the sandbox (`Isolation.POD`); without it commands run in one of their own."""
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 FAILURES = 3
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 300.0
-UNAUTHORIZED_PAUSE = 60.0
+REFUSED_PAUSE = 60.0
 
-State = Literal["Available", "RateLimited", "Failing", "Unauthorized"]
+State = Literal["Available", "RateLimited", "Failing", "Unauthorized", "QuotaSpent"]
 """As `AgentProfile.status.endpoints` names them."""
 
 
@@ -62,9 +62,10 @@ class Breaker:
             self.opened += 1
         self.probing = False
 
-    def unauthorized(self, message: str, now: float) -> None:
-        self.state, self.message, self.probing = "Unauthorized", message, False
-        self.until = now + UNAUTHORIZED_PAUSE
+    def refused(self, state: Literal["Unauthorized", "QuotaSpent"], message: str, now: float) -> None:
+        """It takes no call of this account, until somebody does something about it."""
+        self.state, self.message, self.probing = state, message, False
+        self.until = now + REFUSED_PAUSE
 
     def released(self) -> None:
         """The call ended without saying anything about the endpoint (its caller's own fault)."""

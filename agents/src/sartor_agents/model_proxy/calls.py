@@ -120,7 +120,7 @@ class Calls:
             endpoint, response = await self._endpoints.open(under.admitted.api, under.admitted.body)
         except OutError as error:
             self._fail(under, "ProviderOut", str(error), TokenUse(), "")
-            text = error_body(self._redact(str(error)), "provider_out")
+            text = error_body(self._redact(str(error)), error.code)
             flight.answer(Head(error.status, JSON, max(0.0, error.retry_after)), text)
             return
         except RefusedByProviderError as error:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
+from pydantic import BaseModel, ValidationError
 
+from sartor_agents.backends.access import NO_MONEY, PROVIDER_OUT
 from sartor_agents.model_proxy.breaker import Breaker
 from sartor_agents.model_proxy.config import ConfigError, EndpointConfig
 from sartor_agents.model_proxy.policy import Api
@@ -31,12 +33,20 @@ class Endpoint:
         return self.config.url.rstrip("/")
 
 
-class OutError(Exception):
-    """No endpoint can be asked now. `status` and `retry_after` (seconds) are what the caller is told."""
+class _Problem(BaseModel):
+    code: str | None = None
 
-    def __init__(self, message: str, status: int, retry_after: float) -> None:
+
+class _Refusal(BaseModel):
+    error: _Problem
+
+
+class OutError(Exception):
+    """No endpoint can be asked now. `status`, `code` and `retry_after` (seconds) are what the caller is told."""
+
+    def __init__(self, message: str, status: int, code: str, retry_after: float) -> None:
         super().__init__(message)
-        self.status, self.retry_after = status, retry_after
+        self.status, self.code, self.retry_after = status, code, retry_after
 
 
 class RefusedByProviderError(Exception):
@@ -79,7 +89,7 @@ class Endpoints:
             try:
                 response = await self._ask(endpoint, api, body)
             except ConfigError as error:
-                endpoint.breaker.unauthorized(str(error), self._clock())
+                endpoint.breaker.refused("Unauthorized", str(error), self._clock())
                 message = str(error)
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -113,7 +123,10 @@ class Endpoints:
         now = self._clock()
         told = f"{endpoint.url}: HTTP {response.status}"
         if response.status in (401, 403):
-            endpoint.breaker.unauthorized(f"{told}: the key was refused", now)
+            endpoint.breaker.refused("Unauthorized", f"{told}: the key was refused", now)
+            return None
+        if _code(said) in NO_MONEY:
+            endpoint.breaker.refused("QuotaSpent", f"{told}: the account cannot pay ({_code(said)})", now)
             return None
         if response.status in TRANSIENT or response.status >= 500 or 300 <= response.status < 400:
             waits = retry_after(response.headers) if response.status in (429, 503) else None
@@ -129,8 +142,19 @@ class Endpoints:
         waits = [max(0.0, one.breaker.wait(now)) for one in self.all]
         states = {one.breaker.state for one in self.all}
         if states == {"Unauthorized"}:
-            return OutError(message, 401, 0.0)
-        return OutError(message, 429 if states <= {"RateLimited", "Unauthorized"} else 503, min(waits))
+            return OutError(message, 401, PROVIDER_OUT, 0.0)
+        if states <= {"Unauthorized", "QuotaSpent"}:
+            return OutError(message, 402, "insufficient_quota", 0.0)
+        limited = states <= {"RateLimited", "Unauthorized", "QuotaSpent"}
+        return OutError(message, 429 if limited else 503, PROVIDER_OUT, min(waits))
+
+
+def _code(body: bytes) -> str:
+    """The code of an error as OpenAI's services write it; empty where it has none."""
+    try:
+        return _Refusal.model_validate_json(body).error.code or ""
+    except ValidationError:
+        return ""
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import openai
 
-from sartor_agents.backends.access import BUDGET_SPENT
+from sartor_agents.backends.access import BUDGET_SPENT, NO_MONEY, PROVIDER_OUT
 from sartor_agents.backends.conversation.messages import ContextTooLongError
 from sartor_agents.backends.protocol import BackendError
 from sartor_api.search.records import FailureClass
@@ -44,7 +44,6 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 _TOO_LONG_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 _TOO_LONG = ("context length", "context window", "maximum context", "too many tokens", "prompt is too long")
 _TRANSIENT_CODES = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout", "overloaded", "timeout"})
-_NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 TOO_LONG_ANSWER = "answer_too_long"
 """The code by which the model proxy says that an answer had no end."""
 
@@ -75,7 +74,7 @@ def failed_answer(code: str, message: str) -> Exception:
 def _said(code: str, message: str) -> Exception:
     if _too_long(code, message):
         return ContextTooLongError(message)
-    if code in _NO_MONEY:
+    if code in NO_MONEY:
         return BackendError("ProviderQuotaSpent", f"the provider says: {message}", FailureClass.PROVIDER)
     if code == TOO_LONG_ANSWER:
         return BackendError("AnswerTooLong", f"the model wrote {message}", FailureClass.CANDIDATE)
@@ -91,21 +90,24 @@ def _status(error: openai.APIStatusError) -> Exception:
         return _said(code, message)
     if code == BUDGET_SPENT:
         return BackendError("BudgetSpent", message, FailureClass.CANDIDATE)
-    if code in _NO_MONEY:
+    if code in NO_MONEY:
         return BackendError("ProviderQuotaSpent", f"the provider says: {message}", FailureClass.PROVIDER)
+    answered = (
+        f"no provider answers: {message}" if code == PROVIDER_OUT else f"the provider answered {status}: {message}"
+    )
     if status in (408, 409, 425, 429) or status >= 500:
-        return TransientError(f"the provider answered {status}: {message}", _retry_after(error.response.headers))
+        return TransientError(answered, _retry_after(error.response.headers))
     if _too_long(code, message) or status == 413:
         return ContextTooLongError(message)
     if status in (400, 422) and (feature := _unsupported(error.param, message)) is not None:
         return UnsupportedError(feature, message)
     reason = {401: "Unauthorized", 403: "Unauthorized", 404: "ModelNotFound"}.get(status, "RequestRefused")
-    return BackendError(reason, f"the provider answered {status}: {message}", FailureClass.INFRASTRUCTURE)
+    return BackendError(reason, answered, FailureClass.INFRASTRUCTURE)
 
 
 def _message(error: openai.APIStatusError) -> str:
     """What the provider says, in one line that fits on a screen; an error page of a gateway is no message."""
-    text = " ".join(error.message.split())
+    text = " ".join(error.message.split()).removeprefix(f"Error code: {error.status_code} - ")
     if "<html" in text.lower():
         return "an error page of a gateway"
     return text[:300]
