@@ -137,12 +137,19 @@ def test_a_provider_with_trouble_that_passes_costs_nothing_but_time(agents: Agen
     assert agents.ended(namespace)["phase"] == "Serving"
 
 
+@pytest.fixture(scope="module")
+def useless(agents: Agents) -> dict[str, str]:
+    """Both at once: between five tries lie fourteen minutes of waiting."""
+    return {name: agents.begin(name, limits={"stepTimeout": "15s"}) for name in ("dead", "sloppy")}
+
+
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("character", ["dead", "sloppy"])
-def test_a_provider_that_is_of_no_use_ends_the_search(agents: Agents, character: str) -> None:
+def test_a_provider_that_is_of_no_use_ends_the_search(agents: Agents, useless: dict[str, str], character: str) -> None:
     """Out for good, and a model that never answers in form: the provider's failure, not a candidate's."""
-    namespace = agents.begin(character, limits={"stepTimeout": "15s"})
-    status = agents.ended(namespace, 420)
+    namespace = useless[character]
+    status = agents.ended(namespace, 1200)
     assert status["phase"] == "Failed", status
     plans = [r["result"] for r in agents.records(namespace) if r["step"] == "plan"]
     assert len(plans) == 5 and {one["failure_class"] for one in plans} == {"provider"}

@@ -108,6 +108,12 @@ def test_an_answer_that_is_a_link_to_a_secret_tells_nothing_of_it(world: PodWorl
     assert isinstance(result, Verdict) and result.reason == "RoleAnsweredGarbage"
     assert "secret-token" not in world.said(begin)
     answer.unlink()
+    elsewhere = answer.with_name("elsewhere.json")
+    elsewhere.write_text(json.dumps({"implementation": {"summary": "what another wrote"}}))
+    answer.symlink_to(elsewhere)
+    result = committed(world, begin)
+    assert isinstance(result, Verdict) and "no plain file" in result.message, "not even to an answer"
+    answer.unlink()
     result = committed(world, begin)
     assert isinstance(result, Verdict) and result.reason == "RoleGaveNothing"
 
