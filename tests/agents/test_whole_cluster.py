@@ -78,6 +78,7 @@ class Place:
                     "backend": "openai", "model": "scripted-1",
                     "endpoints": [{"url": url, "secretRef": {"name": "llm"}}],
                     "limits": {"tokensPerStep": "4M", "stepTimeout": "5m"}, "sandbox": {"memory": "3Gi"},
+                    "modelProxy": {"tolerations": [{"key": "sartor.dev/runner", "operator": "Exists"}]},
                 },
             },
             {

@@ -69,8 +69,9 @@ def test_how_providers_do_is_asked_as_the_operator() -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [(200, "no json"), (200, '{"tokens": -1, "money": 0, "endpoints": [{"state": "Fine"}]}'), (401, "{}"), (302, ""),
+     (500, '{"tokens": 7, "money": 0, "endpoints": []}'),
      (200, "x" * (2 << 20))],
-    ids=["garbage", "untrue", "refused", "moved", "endless"],
+    ids=["garbage", "untrue", "refused", "moved", "failed", "endless"],
 )  # fmt: skip
 def test_what_cannot_be_used_is_no_answer(status: int, body: str, question: Callable[..., Awaitable[object]]) -> None:
     async def answer(_: web.Request) -> web.Response:

@@ -233,7 +233,9 @@ def test_a_claim_keeps_the_books() -> None:
         modelProxy={"persistentVolumeClaim": "books", "nodeSelector": {"pool": "egress"}, "image": "r.example/a:1"}
     )
     live(world, until=lambda: ready(world))
-    spec = own(world, DEPLOYMENT)[0]["spec"]["template"]["spec"]
+    deployment = own(world, DEPLOYMENT)[0]["spec"]
+    assert deployment["strategy"] == {"type": "Recreate"}, "two at once would write one file of books"
+    spec = deployment["template"]["spec"]
     assert {"name": "state", "persistentVolumeClaim": {"claimName": "books"}} in spec["volumes"]
     assert spec["nodeSelector"] == {"pool": "egress"} and spec["containers"][0]["image"] == "r.example/a:1"
 
