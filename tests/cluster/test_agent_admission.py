@@ -24,6 +24,9 @@ from sartor_operator.kinds import DEPLOYMENT, JOB, POD  # noqa: E402
 
 FOLDER = HERE.parents[1] / "operator" / "manifests" / "agents"
 ENFORCED, FREE = "agents-enforced", "agents-free"
+ROLES = (
+    "planner", "implementer", "candidate", "judge", "tuner", "baseline", "serving-stack", "serving-baseline", "model-proxy",
+)  # fmt: skip
 Pod = dict[str, Any]
 
 
@@ -42,10 +45,9 @@ def made() -> dict[str, Pod]:
             role = names.label(manifest, names.ROLE_LABEL)
             meta = {"name": f"probe-{role}", "labels": template["metadata"]["labels"]}
             found.setdefault(role, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
-        return False
+        return found.keys() >= set(ROLES)
 
     live(world, until=collect)
-    collect()
     return found
 
 
@@ -87,20 +89,7 @@ def agent(spec: dict[str, Any]) -> dict[str, Any]:
     return next(one for one in spec["initContainers"] if one["name"] == "agent")
 
 
-@pytest.mark.parametrize(
-    "role",
-    [
-        "planner",
-        "implementer",
-        "candidate",
-        "judge",
-        "tuner",
-        "baseline",
-        "serving-stack",
-        "serving-baseline",
-        "model-proxy",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("role", ROLES)
 def test_the_operators_own_pods_are_taken(walled: DevCluster, made: dict[str, Pod], role: str) -> None:
     taken, said = tried(walled, made[role])
     assert taken, said
