@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from operator_world import World, live, synthesis, target
+from operator_world import World, live, profile, synthesis, target
 
 from sartor_api.agent_profile import AgentProfileSpec
 from sartor_api.hardware_target import HardwareTargetSpec
@@ -209,25 +209,30 @@ def test_a_model_from_elsewhere_is_fetched_by_an_init_container_without_credenti
     assert {"name": "SARTOR_MODEL_PART", "value": "served"} in fetch["env"]
 
 
-def test_answers_of_a_made_checkpoint_get_to_those_who_judge_and_to_nobody_else() -> None:
+@pytest.mark.parametrize(("backend", "agents_have"), [("playbook", "configuration"), ("openai", "served")])
+def test_answers_of_a_made_checkpoint_get_to_those_who_judge_and_to_nobody_else(backend: str, agents_have: str) -> None:
+    """Agents that a model leads start what they wrote, so they have the weights."""
     world = World()
     world.add(target())
-    world.add(synthesis(model={"source": {"synthetic": {"kind": "chain", "size": "52m"}}}))
+    asks = {"model": "m", "endpoints": [{"url": "https://llm.example/v1"}]} if backend == "openai" else {}
+    world.add(profile(backend=backend, **asks))
+    made = {"source": {"synthetic": {"kind": "chain", "size": "52m"}}}
+    world.add(synthesis(model=made, agents={"profileRef": {"name": "agents"}}))
     parts: dict[str, set[str]] = {}
 
     def over() -> bool:
-        for made in (*world.all(POD), *world.all(JOB), *world.all(DEPLOYMENT)):
-            spec = made["spec"].get("template", {}).get("spec", made["spec"])
+        for pod in (*world.all(POD), *world.all(JOB), *world.all(DEPLOYMENT)):
+            spec = pod["spec"].get("template", {}).get("spec", pod["spec"])
             for one in spec.get("initContainers", ()):
                 told = {e["name"]: e.get("value", "") for e in one.get("env", ())}
                 if "SARTOR_MODEL_PART" in told:
-                    parts.setdefault(names.label(made, names.ROLE_LABEL), set()).add(told["SARTOR_MODEL_PART"])
+                    parts.setdefault(names.label(pod, names.ROLE_LABEL), set()).add(told["SARTOR_MODEL_PART"])
         return "serving-stack" in parts
 
     live(world, until=over)
     assert parts == {
         "tuner": {"all"}, "judge": {"all"}, "evaluator": {"all"},
-        "planner": {"configuration"}, "implementer": {"configuration"},
+        "planner": {agents_have}, "implementer": {agents_have},
         "candidate": {"served"}, "baseline": {"served"}, "serving-stack": {"served"}, "serving-baseline": {"served"},
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 | step | role | image | sees | identity |
 |---|---|---|---|---|
 | baseline | tuner | baseline | step, spec, seed, model | evaluator |
-| plan | history, planner, recorder | agent | step, spec, records, configuration of the model | planner |
+| plan | history, planner, recorder | agent | step, spec, records, configuration of the model (see below) | planner |
 | implement | source, implementer, committer | agent | the same, no records | implementer |
 | judge | judge | evaluator | step, spec, seed, model; candidate and baseline over HTTP | judge |
 | evaluate, confirm | evaluator | evaluator | the same | evaluator |
@@ -11,6 +11,9 @@
 Planner and implementer, which a model may lead, are the container `agent` between two others, and have no identity: what
 they start from is fetched before, and what they leave is checked and stored after them. Where they ask a model they have a
 grant of their step for the model proxy (`sartor_api.search.grants`), and the container after them asks it what was spent.
+
+Agents that ask a model have the weights too where they lie on a claim or are made by Sartor: then they can start the
+candidate, ask it and profile it. Others would have to be downloaded, and there is no way out of their pods.
 
 A Job tries once (`backoffLimit: 0`): what is tried again, and whose fault a failure was, is decided by `decide`. The pod
 failure policy keeps a disruption (eviction, preemption, a lost node) apart from a container that failed, and its verdict
@@ -186,7 +189,9 @@ def _pod(
         volumes.append({"name": "seal", "secret": {"secretName": objects.seed, "defaultMode": 0o440}})
         mounts.append({"name": "seal", "mountPath": _SEAL, "readOnly": True})
         environment.append({"name": "SARTOR_SEED_FILE", "value": f"{_SEAL}/{SEED_KEY}"})
-    model, model_mount, fetch = model_volumes(place, "all" if serving else "configuration")
+    # Where a model writes, it may start what it wrote. Nothing is downloaded for that, there is no way out of its pod.
+    tried = servers.models is not None and place.model.synthetic is not None
+    model, model_mount, fetch = model_volumes(place, "all" if serving else "served" if tried else "configuration")
     volumes += model
     mounts.append(model_mount)
     token: Manifest = {
