@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 
 from sartor_agents.checkpoints.errors import CheckpointError
-from sartor_agents.pods import contract, implementer, looking, model, planner
+from sartor_agents.pods import contract, implementer, model, planner
 from sartor_agents.pods.contract import ContractError, Pod
 from sartor_agents.pods.remote import RefusedError, RemoteError
 from sartor_agents.pods.tools import Tools
@@ -57,13 +57,14 @@ def report(pod: Pod, tools: Tools) -> StepReport:
     are the infrastructure's fault. A result without its evidence in the repository is none.
     """
     try:
+        if pod.role in ("recorder", "committer"):
+            return planner.record(pod, tools) if pod.role == "recorder" else implementer.commit(pod, tools)
+        # Statistics and the judge take a second to load, which the containers around an agent do not have.
+        from sartor_agents.pods import looking
+
         match pod.role:
             case "tuner":
                 return looking.run(pod, tools, "evaluator", looking.tuned)
-            case "recorder":
-                return planner.record(pod, tools)
-            case "committer":
-                return implementer.commit(pod, tools)
             case "judge":
                 return looking.run(pod, tools, "judge", looking.judge)
             case _:
