@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from redteam_stacks import candidate, honest
 
+from sartor_agents.cache import cache_folder
 from sartor_agents.checkpoints import SyntheticSource, resolve
-from sartor_agents.run.model import cache_folder
 from sartor_api.search.records import FailureClass, StepKind, StepRecord
 from sartor_demo.cli import MANIFESTS, load
 from sartor_demo.installing import apply, install
