@@ -44,7 +44,9 @@ class Agents:
     providers: dict[str, "subprocess.Popen[str]"] = field(default_factory=dict[str, "subprocess.Popen[str]"])
 
     def provider(self, character: str) -> str:
-        """Start a model; its address."""
+        """Its address; it is started when it is asked for first."""
+        if character in self.providers:
+            return f"http://127.0.0.1:{FIRST_PORT + list(self.providers).index(character)}/v1"
         port = FIRST_PORT + len(self.providers)
         command = [sys.executable, str(HERE / "agents_provider.py"), character, str(port), str(self.folder)]
         process = subprocess.Popen(self.cluster.enter(command), stdout=subprocess.PIPE, text=True)
@@ -69,13 +71,14 @@ class Agents:
         character: str,
         *,
         backend: str = "openai",
+        number: int = 0,
         limits: Any = None,
         tokens: str = "400k",
         sandbox: Any = None,
         **profile: Any,
     ) -> str:
-        """A namespace with a profile and a synthesis whose model is `character`; its name."""
-        namespace = f"team-{character}-{backend}"
+        """A namespace with a profile and a synthesis whose model is `character`; its name. `number`: one of several."""
+        namespace = f"team-{character}-{backend}" + (f"-{number}" if number else "")
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "sartor.dev/agents": "enforced"}
         url = self.provider(character)
         apply(
