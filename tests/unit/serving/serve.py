@@ -88,7 +88,7 @@ def serving(
         server = uvicorn.Server(config)
         sock = made.server.listen("127.0.0.1", 0)
         sock.listen(512)
-        state.update(app=app, server=server, port=sock.getsockname()[1])
+        state.update(app=app, server=server, port=sock.getsockname()[1], loop=asyncio.get_running_loop())
         task = asyncio.ensure_future(server.serve(sockets=[sock]))
         ready.set()
         await task
@@ -105,21 +105,27 @@ def serving(
         until = time.monotonic() + 20
         while state["app"].active and time.monotonic() < until:
             time.sleep(0.01)
-        left = left_over(state["server"], thread) if state["app"].active else ""
+        left = left_over(state["server"], state["loop"]) if state["app"].active else ""
         state["server"].should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not left, f"requests in work after the last client has gone: {left}"
-        assert not thread.is_alive(), f"the server does not end: {left_over(state['server'], thread)}"
+        assert not thread.is_alive(), f"the server does not end: {left_over(state['server'], state['loop'])}"
 
 
-def left_over(server: uvicorn.Server, thread: threading.Thread) -> str:
-    """What keeps a server from ending: its open connections, its requests, and where its thread is."""
-    frame = sys._current_frames().get(thread.ident or 0)
+def left_over(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> str:
+    """What keeps a server from ending: its open connections, its requests, and where each task and each thread is."""
+    tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
+    frames = sys._current_frames()
     return "\n".join(
         [
             f"{len(server.server_state.connections)} connections, {len(server.server_state.tasks)} requests",
             *(f"connection {vars(one)}" for one in list(server.server_state.connections)),
             *(f"request {task}" for task in list(server.server_state.tasks)),
-            *(traceback.format_stack(frame) if frame is not None else []),
+            *(f"task {task}: {[str(frame) for frame in task.get_stack()]}" for task in tasks),
+            *(
+                f"{one.name}\n{''.join(traceback.format_stack(frames[one.ident]))}"
+                for one in threading.enumerate()
+                if one.ident in frames
+            ),
         ]
     )
