@@ -49,8 +49,8 @@ from benchmarks.support.trials import (
 from sartor_agents.measurement import sequential, statistics
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.statistics import Interval, dependence, signed_rank_interval
+from sartor_api.search.comparison import improves
 from sartor_api.search.measured import Speedup
-from sartor_api.search.state import improves
 
 CHUNK = 50
 ROUNDS = 20

@@ -7,6 +7,8 @@ Weinberger 1989), known only through measurements with noise. Some pairs make a 
 - `smooth`: no interactions. A climb needs no way out.
 - `dead-end`: what climbs first leads to a summit from which every single change loses; the optimum needs two changes that
   each lose alone.
+- `two-valleys`: two such places, in dimensions with few values: behind the first summit lies a second that is left by two
+  more changes that each lose alone. No policy was worked on with it.
 - `broken-ground`: the gates reject one in fourteen pairs of values, and with them two of three candidates: whole regions
   give nothing to measure.
 
@@ -31,8 +33,8 @@ from sartor_api.search.rules import Begin
 from sartor_api.search.state import RunState
 
 Genome = tuple[int, ...]
-Kind = Literal["smooth", "dead-end", "broken-ground"]
-KINDS: tuple[Kind, ...] = ("smooth", "dead-end", "broken-ground")
+Kind = Literal["smooth", "dead-end", "two-valleys", "broken-ground"]
+KINDS: tuple[Kind, ...] = ("smooth", "dead-end", "two-valleys", "broken-ground")
 
 SHAPE = (4, 4, 3, 3, 2, 2)
 """Values of each dimension: 576 genomes."""
@@ -103,6 +105,10 @@ def _drawn(kind: Kind, seed: int, rng: Random) -> Landscape:
         effects[0][1] = effects[1][1] = 0.25
         effects[0][3] = effects[1][3] = -0.15
         pairs[(0, 3, 1, 3)] = 1.2
+    if kind == "two-valleys":
+        for (a, v), (b, w), bonus in (((2, 2), (3, 2), 0.7), ((4, 1), (5, 1), 0.6)):
+            effects[a][v] = effects[b][w] = -0.15
+            pairs[(a, v, b, w)] = bonus
     broken: set[Pair] = set()
     if kind == "broken-ground":
         plain = pairs_of((0,) * len(SHAPE))

@@ -7,6 +7,7 @@ from random import Random
 from benchmarks.support.landscape import CLUMSY, Landscape, Planner, genome_of
 from sartor_api.search import plans
 from sartor_api.search.budget import Ledger
+from sartor_api.search.comparison import improves
 from sartor_api.search.decide import Begin, Finish, Wait, decide
 from sartor_api.search.records import (
     BaselineRecord,
@@ -25,7 +26,7 @@ from sartor_api.search.records import (
     StepResult,
     Verdict,
 )
-from sartor_api.search.state import RunState, fold, improves
+from sartor_api.search.state import RunState, fold
 
 SECONDS = {
     StepKind.BASELINE: 100.0,
@@ -129,7 +130,8 @@ def _result(ground: Landscape, run: RunState, planner: Planner, begin: Begin) ->
                 return Judgement(verdicts=(_failed(begin, "OutputDiverged", FailureClass.CANDIDATE),))
             return Judgement(verdicts=(Verdict(gate="greedy", passed=True, reason="Passed"),))
         case StepKind.EVALUATE:
-            return Measurement(metric="tok/s", speedup=ground.measured(_genome(run), begin.id))
+            genome = _genome(run) if begin.candidate is None else _of_round(run, begin.candidate.round)
+            return Measurement(metric="tok/s", speedup=ground.measured(genome, begin.id))
         case StepKind.CONFIRM:
             assert begin.candidate is not None, "a confirmation is about a candidate"
             return Measurement(metric="tok/s", speedup=ground.measured(_of_round(run, begin.candidate.round), begin.id))

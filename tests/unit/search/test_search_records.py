@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from search_world import PASSED, World, measured, spec, speedup, verdict
 
 from sartor_api.search.budget import Ledger, shortage
+from sartor_api.search.comparison import flat, gain, improves
 from sartor_api.search.records import (
     Budget,
     Cost,
@@ -20,7 +21,7 @@ from sartor_api.search.records import (
     StepRecord,
     Verdict,
 )
-from sartor_api.search.state import flat, fold, gain, improves
+from sartor_api.search.state import fold
 
 
 @pytest.mark.parametrize(

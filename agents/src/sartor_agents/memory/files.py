@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from sartor_agents.memory.quoting import block, inline
 from sartor_agents.run.notes import interval, outcome
+from sartor_api.search.comparison import flat, gain
 from sartor_api.search.issues import Issue, issues, queue
 from sartor_api.search.measured import Speedup
 from sartor_api.search.policies import next_directive
 from sartor_api.search.skill_effects import skill_effects
-from sartor_api.search.state import Round, RunState, flat, gain
+from sartor_api.search.state import Round, RunState
 
 
 def memory_files(run: RunState) -> dict[str, str]:

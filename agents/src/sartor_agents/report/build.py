@@ -14,9 +14,10 @@ from sartor_agents.report.conversations import Conversation, write_pages
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.notes import interval, outcome
 from sartor_agents.run.storage import write_atomic
+from sartor_api.search.comparison import gain
 from sartor_api.search.estimate import eta_seconds
 from sartor_api.search.records import ArmSummary, ConditionResult, Measurement, Speedup, StepKind
-from sartor_api.search.state import Round, RunState, gain
+from sartor_api.search.state import Round, RunState
 
 LATENCIES = {
     "ttft": "Time to first token",

@@ -98,6 +98,9 @@ class SearchPolicy(Record):
     """Rounds that may be open at the same time."""
     exclusive: bool = True
     """Nothing else of the run is in flight beside a measurement: roles and measurements share a machine."""
+    looks: int = Field(default=1, ge=1)
+    """Measurements that a round may make while they leave open whether its candidate gains, of candidate and incumbent in
+    turn: a gain near the minimum effect is lost in the noise of one."""
     attempts: int = Field(default=2, ge=1)
     """Implementations per round: 2 allows one repair with the judge's feedback."""
     confirmations: int = Field(default=2, ge=1)

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from sartor_api.search.base import Record
+from sartor_api.search.comparison import flat
 from sartor_api.search.directive import IssueKind, Recipe
-from sartor_api.search.state import Round, RunState, flat
+from sartor_api.search.state import Round, RunState
 
 MOST_TRIES = 2
 """Rounds that one issue may take without a gain."""

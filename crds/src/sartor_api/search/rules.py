@@ -324,10 +324,16 @@ class View:
             reason=reason,
             deadline_seconds=min(limit, left),
             reserve=step_reserve(self.run, step),
-            candidate=self.run.contender if step is StepKind.CONFIRM else None,
+            candidate=self._under_test(step),
             feedback=feedback if step is StepKind.IMPLEMENT else (),
             directive=next_directive(self.run, round_number) if step is StepKind.PLAN else None,
         )
+
+    def _under_test(self, step: StepKind) -> Candidate | None:
+        """What is measured, where it is not the candidate of the step's round."""
+        if step is StepKind.CONFIRM:
+            return self.run.contender
+        return self.run.looked_at(self.lane.current) if step is StepKind.EVALUATE else None
 
     def finish(self, outcome: Outcome, message: str, reason: Reason | None = None) -> Finish:
         best: Candidate | None = None

@@ -10,8 +10,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sartor_api.search.comparison import gain
 from sartor_api.search.measured import Speedup
-from sartor_api.search.state import Round, RunState, gain
+from sartor_api.search.state import Round, RunState
 
 
 @dataclass(frozen=True)

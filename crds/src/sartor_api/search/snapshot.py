@@ -50,6 +50,10 @@ REVIEW_SECONDS = 120.0
 ENDING_SECONDS = 300.0
 """What a step has beyond the time of its conversation: starting, the last call's end, what its tools leave."""
 
+LOOKS = 7
+"""Measurements of a round that leaves a gain open, three of the incumbent and four of its candidate at most. Together they
+halve the interval of their comparison; each takes a measurement's minutes, against the plan, the code and the gates of
+another round."""
 SLOWEST = 4.0
 """A step is overdue after this many times its expectation, and never before the default deadline."""
 
@@ -255,6 +259,7 @@ def snapshot(
             escalation=tuple(Mode(step) for step in spec.search.on_plateau),
             kind=spec.search.policy if policy is None else policy,
             parallelism=spec.search.parallelism if parallelism is None else parallelism,
+            looks=LOOKS,
             exclusive=exclusive,
             steps=step_policies(seconds, settings),
         ),

@@ -7,10 +7,11 @@ Folding is total and idempotent: a record that appears twice counts once.
 import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sartor_api.search.budget import Ledger
+from sartor_api.search.comparison import flat, improves, pooled
 from sartor_api.search.records import (
     BaselineRecord,
     FailureClass,
@@ -45,11 +46,20 @@ class Attempt(Record):
         return tuple(failed) if self.failure in failed else (*failed, self.failure)
 
 
+class Look(Record):
+    """One valid measurement of a round, with its record's sequence number. The first is of the round's candidate. While it
+    is open whether that gains, more follow (`SearchPolicy.looks`): of the incumbent and of the candidate in turn."""
+
+    sequence: int
+    measurement: Measurement
+
+
 class Round(Record):
     """One round as its records tell it.
 
-    `attempts` are the implementer's tries (the second is the repair), `measurement` the valid one if there is any,
-    `retried` the failures that were nobody's attempt (oldest first). `kept` is whether its candidate became the incumbent.
+    `attempts` are the implementer's tries (the second is the repair), `measurement` the valid one if there is any, with the
+    speed-up that all `looks` at its candidate give together, `retried` the failures that were nobody's attempt (oldest
+    first). `kept` is whether its candidate became the incumbent.
     `order` is the sequence number of its latest record: rounds that are open at the same time close in another order than
     that of their numbers, and what came before what is told by `order`.
     """
@@ -59,6 +69,7 @@ class Round(Record):
     attempts: tuple[Attempt, ...] = ()
     measurement: Measurement | None = None
     retried: tuple[Verdict, ...] = ()
+    looks: tuple[Look, ...] = ()
     closed: bool = False
     kept: bool = False
     started: float = 0.0
@@ -78,42 +89,6 @@ class Round(Record):
     @property
     def speedup(self) -> Speedup | None:
         return self.measurement.speedup if self.measurement else None
-
-
-def gain(candidate: Speedup, incumbent: Speedup) -> Speedup:
-    """candidate ÷ incumbent, both measured against the same baseline in separate paired measurements.
-
-    The half-widths of two independent intervals on the log scale add in quadrature (error propagation for a ratio of
-    independent log-normal estimates), each side with its own half-width since the intervals need not be symmetric.
-    """
-    value = candidate.value / incumbent.value
-    below = math.hypot(math.log(candidate.value / candidate.low), math.log(incumbent.high / incumbent.value))
-    above = math.hypot(math.log(candidate.high / candidate.value), math.log(incumbent.value / incumbent.low))
-    return Speedup(
-        value=value,
-        low=value * math.exp(-below),
-        high=value * math.exp(above),
-        n=min(candidate.n, incumbent.n),
-        confidence=min(candidate.confidence, incumbent.confidence),
-    )
-
-
-def improves(candidate: Speedup, incumbent: Speedup | None, minimum_effect: float) -> bool:
-    """The keep rule: there is a gain (over the incumbent, or the baseline), and by its estimate a large enough one.
-
-    The interval's lower end is above 1, and its value reaches the minimum effect. To keep is to choose, not to claim: the
-    claim is the confirmation's, on data that played no part in the choice, and there the lower end has to clear the minimum
-    effect (`RunState.holds`). Asking it of both would let most true gains of a few per cent pass by unseen, since a
-    round's interval has to hold for all rounds together (`benchmarks/gates_statistics.py`, power).
-    """
-    over = candidate if incumbent is None else gain(candidate, incumbent)
-    return over.low > 1.0 and over.value >= 1.0 + minimum_effect
-
-
-def flat(candidate: Speedup, incumbent: Speedup | None, minimum_effect: float) -> bool:
-    """Whether a measurement shows that there is no gain worth having: the gain's upper end is below the minimum effect."""
-    high = candidate.high if incumbent is None else gain(candidate, incumbent).high
-    return high < 1.0 + minimum_effect
 
 
 @dataclass(frozen=True)
@@ -163,23 +138,49 @@ class RunState:
         """Rounds by number and, in the order in which they were kept, the candidates.
 
         A candidate has to beat what was the incumbent when it was measured: a round that closes later changes nothing of
-        what was found before.
+        what was found before. So the looks of all rounds are gone through in the order in which they were taken.
         """
         by_round: dict[int, list[StepRecord]] = {}
         for record in self.records:
             if record.round > 0:
                 by_round.setdefault(record.round, []).append(record)
-        rounds: dict[int, Round] = {}
+        rounds = {number: _fold_round(number, records, self.spec) for number, records in by_round.items()}
+        own: dict[int, Speedup] = {}
         kept: list[Candidate] = []
-        folded = (_fold_round(number, records, self.spec) for number, records in by_round.items())
-        for current in sorted(folded, key=lambda r: r.order):
-            candidate = _candidate(current)
-            incumbent = kept[-1].speedup if kept else None
+        looks = ((look, number, i) for number, current in rounds.items() for i, look in enumerate(current.looks))
+        for look, number, i in sorted(looks, key=lambda it: it[0].sequence):
+            seen, current = look.measurement.speedup, rounds[number]
+            if seen is not None and kept and i % 2:
+                kept[-1] = replace(kept[-1], speedup=pooled(kept[-1].speedup, seen))
+            elif seen is not None:
+                own[number] = pooled(own[number], seen) if number in own else seen
+            if i + 1 < len(current.looks) or not (current.closed or self._settled(own.get(number), kept, i + 1)):
+                continue
+            measurement = current.looks[0].measurement.model_copy(update={"speedup": own.get(number)})
+            current = current.model_copy(update={"measurement": measurement, "closed": True})
+            candidate, incumbent = _candidate(current), kept[-1].speedup if kept else None
             if candidate and improves(candidate.speedup, incumbent, self.spec.policy.minimum_effect):
                 kept.append(candidate)
-            won = bool(kept) and kept[-1] is candidate
-            rounds[current.number] = current.model_copy(update={"kept": True}) if won else current
+                current = current.model_copy(update={"kept": True})
+            rounds[number] = current
+        for candidate in kept:  # looks of later rounds tell more of it
+            current = rounds[candidate.round]
+            assert current.measurement is not None, "a kept candidate was measured"
+            measurement = current.measurement.model_copy(update={"speedup": candidate.speedup})
+            rounds[candidate.round] = current.model_copy(update={"measurement": measurement})
         return tuple(rounds[number] for number in sorted(rounds)), tuple(kept)
+
+    def _settled(self, seen: Speedup | None, kept: Sequence[Candidate], looks: int) -> bool:
+        """Whether a candidate was looked at enough: it gains, or does not, or it may not be looked at again."""
+        effect, incumbent = self.spec.policy.minimum_effect, kept[-1].speedup if kept else None
+        if seen is None or looks >= self.spec.policy.looks:
+            return True
+        return improves(seen, incumbent, effect) or flat(seen, incumbent, effect)
+
+    def looked_at(self, current: Round | None) -> Candidate | None:
+        """What the round's next measurement is of, where that is not its own candidate: every second look is of the
+        incumbent."""
+        return self.best if current is not None and len(current.looks) % 2 else None
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -323,7 +324,8 @@ def _candidate(current: Round) -> Candidate | None:
 def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Round:
     plan: Plan | None = None
     attempts: dict[int, Attempt] = {}
-    measurement: Measurement | None = None
+    looks: list[Look] = []
+    ended = False
     retried: list[Verdict] = []
     for record in records:
         attempt = attempts.get(record.attempt, Attempt(number=record.attempt))
@@ -331,7 +333,11 @@ def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Ro
         if failure is not None and failure.failure_class is not FailureClass.CANDIDATE:
             retried.append(failure)
             continue
+        if failure is not None and looks and len(looks) % 2:
+            ended = True  # it was the incumbent that failed: what was measured of the candidate stands
+            continue
         update: dict[str, object] = {"failure": failure} if failure is not None else {}
+        looks = [] if failure is not None else looks
         match record.result:
             case Plan():
                 plan = record.result
@@ -341,12 +347,12 @@ def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Ro
             case Judgement():
                 update["judgement"] = record.result
             case Measurement(valid=True):
-                measurement = record.result
+                looks.append(Look(sequence=record.sequence, measurement=record.result))
             case _:
                 pass
         attempts[record.attempt] = attempt.model_copy(update=update)
     closed = (
-        measurement is not None
+        ended
         or sum(a.failure is not None for a in attempts.values()) >= spec.policy.attempts
         or (plan is not None and plan.action != "build")
     )
@@ -354,7 +360,7 @@ def _fold_round(number: int, records: Sequence[StepRecord], spec: RunSpec) -> Ro
         number=number,
         plan=plan,
         attempts=tuple(attempts[n] for n in sorted(attempts)),
-        measurement=measurement,
+        looks=tuple(looks),
         retried=tuple(retried),
         closed=closed,
         started=min(r.started for r in records),

@@ -14,7 +14,8 @@ What a level means is the policy's `escalation`.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sartor_api.search.state import Round, RunState, flat
+from sartor_api.search.comparison import flat
+from sartor_api.search.state import Round, RunState
 
 
 class Signal(StrEnum):

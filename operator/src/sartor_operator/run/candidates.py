@@ -5,8 +5,9 @@ from typing import Any
 
 from sartor_api.conditions import ConditionType, Reason
 from sartor_api.fields import ObjectReference
+from sartor_api.search.comparison import gain
 from sartor_api.search.records import Plan, Verdict
-from sartor_api.search.state import Round, RunState, gain
+from sartor_api.search.state import Round, RunState
 from sartor_api.serving_candidate import (
     CandidatePhase,
     GateVerdict,

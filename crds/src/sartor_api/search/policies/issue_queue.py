@@ -6,20 +6,21 @@ how far forecasts of that kind can be trusted (`issues.queue`).
 
 from sartor_api.search.directive import Directive, Mode
 from sartor_api.search.issues import issues, queue
-from sartor_api.search.policies.common import because, mode, used_up, ways_back
+from sartor_api.search.policies.common import because, line_mode, used_up, ways_back
 from sartor_api.search.state import RunState
 from sartor_api.search.stretch import Stretch
 
 
 def issue_queue(run: RunState, round_number: int, now: Stretch) -> Directive:
     """See the module. With no issue open the planner looks around freely and opens some."""
-    asked = mode(run, now)
+    asked = line_mode(run, now)
     parents: tuple[str | None, ...] = ways_back(run) if asked is Mode.RETURN else (run.base,) if run.base else ()
     if run.base in used_up(run) and asked is not Mode.RETURN:
         parents = ()
     waiting = queue(issues(run))
     if asked is Mode.EXPLORE or not waiting:
         why = f"the queue brings nothing: {because(now)}" if waiting else "no issue is open"
-        return Directive(mode=Mode.EXPLORE, parents=parents, why=f"{why}; look around and open issues")
+        wide = Mode.RETURN if asked is Mode.RETURN else Mode.EXPLORE
+        return Directive(mode=wide, parents=parents, why=f"{why}; look around and open issues")
     first = waiting[0]
     return Directive(mode=asked, parents=parents, issue=first.id, why=f"issue {first.id} promises most")

@@ -1,14 +1,14 @@
 """One line of improvements: the planner goes on from the incumbent until the line is shown to have ended."""
 
 from sartor_api.search.directive import Directive, Mode
-from sartor_api.search.policies.common import because, mode, used_up, ways_back
+from sartor_api.search.policies.common import because, line_mode, used_up, ways_back
 from sartor_api.search.state import RunState
 from sartor_api.search.stretch import Stretch
 
 
 def trajectory(run: RunState, round_number: int, now: Stretch) -> Directive:
     """See the module. Before a detection the planner is free, also to return to an earlier candidate by itself."""
-    match mode(run, now):
+    match line_mode(run, now):
         case Mode.RETURN:
             back = ways_back(run)
             return Directive(mode=Mode.RETURN, parents=back, why=f"the line has ended: {because(now)}")
