@@ -301,6 +301,38 @@ def test_an_answer_that_breaks_off_is_broken_off_for_the_caller_and_not_recorded
     assert len(provider.seen) == 2
 
 
+def test_what_a_provider_took_and_never_answered_is_charged_with_its_input(tmp_path: Path) -> None:
+    long = "word " * 4000
+    with Provider(always(Stall(60, after=-1))) as provider, Proxy(tmp_path, (provider,), {"silence": 1.0}) as proxy:
+        assert proxy.ask("c1", input=long).status_code == 503
+        failed, books = proxy.transcript()[-1], proxy.books()["runs"]["editor"]
+    assert isinstance(failed, Failed)
+    assert failed.tokens == books["tokens"] > 4000, "it may have read it all"
+    assert failed.tokens < 1000 + 20_000, "of the output nothing came"
+
+
+def test_it_is_charged_beside_the_answer_of_the_next_provider(tmp_path: Path) -> None:
+    asked = {"input": "word " * 4000}
+    with Provider(always(Stall(60, after=-1))) as silent, Provider(always(TURN)) as up:
+        with Proxy(tmp_path / "both", (silent, up), {"silence": 1.0}) as proxy:
+            assert answer_of(proxy.ask("c1", **asked).text) == TURN.text
+            answered, both = proxy.transcript()[-1], proxy.books()["runs"]["editor"]["tokens"]
+        with Proxy(tmp_path / "one", (up,)) as proxy:
+            proxy.ask("c1", **asked)
+            one = proxy.books()["runs"]["editor"]["tokens"]
+    assert both > one + 4000
+    assert isinstance(answered, Answered)
+    assert answered.input + answered.output == one, "the transcript has what this answer used"
+
+
+def test_what_reached_no_provider_costs_nothing(tmp_path: Path) -> None:
+    with Provider(always(TURN)) as gone:
+        pass
+    with Proxy(tmp_path, (gone,)) as proxy:
+        assert proxy.ask("c1").status_code == 503
+        assert proxy.books()["runs"]["editor"]["tokens"] == 0
+
+
 def test_what_the_request_itself_is_refused_for_is_passed_on(tmp_path: Path) -> None:
     with Provider(always(TURN)) as one, Provider(always(TURN)) as two, Proxy(tmp_path, (one, two)) as proxy:
         refused = proxy.ask("c1", colour="red")

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -44,6 +44,8 @@ class Under:
     number: int
     reserved: TokenUse
     began: float
+    read: TokenUse = field(default_factory=TokenUse)
+    """What providers are taken to have read that were lost before they answered: they may bill it."""
 
 
 class Calls:
@@ -116,23 +118,31 @@ class Calls:
 
     async def _fly(self, flight: Flight, under: Under) -> None:
         self._tell(under.grant, self._asked(under))
+        read = TokenUse()
+
+        def unanswered() -> None:
+            nonlocal read
+            read = read + TokenUse(input=under.reserved.input)
+
         try:
-            endpoint, response = await self._endpoints.open(under.admitted.api, under.admitted.body)
+            endpoint, response = await self._endpoints.open(
+                under.admitted.api, under.admitted.body, unanswered=unanswered
+            )
         except OutError as error:
-            self._fail(under, "ProviderOut", str(error), TokenUse(), "")
+            self._fail(under, "ProviderOut", str(error), read, "")
             text = error_body(self._redact(str(error)), error.code)
             flight.answer(Head(error.status, JSON, max(0.0, error.retry_after)), text)
             return
         except RefusedByProviderError as error:
             said = self._redact(error.body.decode(errors="replace"))
-            self._fail(under, "ProviderRefused", said[:500], TokenUse(), "")
+            self._fail(under, "ProviderRefused", said[:500], read, "")
             flight.answer(Head(error.status, error.content_type), said.encode())
             return
         except asyncio.CancelledError:
             # The provider may have taken the request: what it bills for it is unknown, as after a kill.
             self._fail(under, "Ended", "the proxy was stopped", under.reserved, "")
             raise
-        await self._listen(flight, under, endpoint, response)
+        await self._listen(flight, replace(under, read=read), endpoint, response)
 
     async def _listen(self, flight: Flight, under: Under, endpoint: Endpoint, response: aiohttp.ClientResponse) -> None:
         endpoint.breaker.released()
@@ -154,7 +164,7 @@ class Calls:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             problem = f"{endpoint.url}: the answer broke off: {type(error).__name__}"
         except asyncio.CancelledError:
-            self._fail(under, "Ended", "the proxy was stopped", self._so_far(under, size), endpoint.url)
+            self._fail(under, "Ended", "the proxy was stopped", under.read + self._so_far(under, size), endpoint.url)
             raise
         if size > self._config.maximum_answer_bytes:
             self._too_long(flight, under, endpoint, size)
@@ -164,7 +174,9 @@ class Calls:
             problem = f"{endpoint.url}: {reading.error or 'the answer ended before its end'}"
         if problem:
             endpoint.breaker.failed(problem, self._clock())
-            self._fail(under, "BrokenOff", problem, reading.use or self._so_far(under, size), endpoint.url)
+            self._fail(
+                under, "BrokenOff", problem, under.read + (reading.use or self._so_far(under, size)), endpoint.url
+            )
             # An error that the provider told inside of the stream is the caller's to read.
             if reading.error:
                 flight.end()
@@ -181,7 +193,7 @@ class Calls:
         endpoint.breaker.succeeded()
         message = f"an answer of more than {self._config.maximum_answer_bytes >> 20} MiB"
         answer = Recorded(502, JSON, error_body(message, "answer_too_long"))
-        use = self._so_far(under, size)
+        use = under.read + self._so_far(under, size)
         money = self._money(under.admitted, use)
         self._ledger.record(under.number, use, money, answer, endpoint=endpoint.url, estimated=True, now=self._now())
         self._tell(
@@ -204,9 +216,10 @@ class Calls:
         use = self._so_far(under, reading.said) if estimated or reading.use is None else reading.use
         if not estimated:
             self._ratios[admitted.model] = learned(self._ratios.get(admitted.model), len(admitted.body), use.input)
-        money = self._money(admitted, use)
+        charged = use + under.read
+        money = self._money(admitted, charged)
         self._ledger.record(
-            under.number, use, money, answer, endpoint=endpoint.url, estimated=estimated, now=self._now()
+            under.number, charged, money, answer, endpoint=endpoint.url, estimated=estimated, now=self._now()
         )
         price = self._config.money(admitted.model)
         entries = reading.entries()

@@ -18,6 +18,8 @@ from sartor_agents.model_proxy.policy import Api
 SUFFIX: Mapping[Api, str] = {"responses": "/responses", "chat": "/chat/completions"}
 TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses that another endpoint, or another time, may mend; so are all from 500 on."""
+UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""There was no connection, so nothing was sent."""
 LONGEST_ERROR = 64 << 10
 
 
@@ -75,9 +77,12 @@ class Endpoints:
         """The keys, for redaction. Raises `ConfigError`."""
         return tuple(key for one in self.all if (key := one.config.key(self._environment)))
 
-    async def open(self, api: Api, body: bytes) -> tuple[Endpoint, aiohttp.ClientResponse]:
+    async def open(
+        self, api: Api, body: bytes, *, unanswered: Callable[[], None] = lambda: None
+    ) -> tuple[Endpoint, aiohttp.ClientResponse]:
         """A response whose head says that an answer follows. Raises `OutError` and `RefusedByProviderError`.
 
+        `unanswered` is told of each provider that took the request and was lost before it answered: it may have read it.
         Whoever calls tells the endpoint's breaker how the answer ended, and closes the response.
         """
         message = "no provider can be asked"
@@ -95,6 +100,8 @@ class Endpoints:
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 message = f"{endpoint.url}: {type(error).__name__}: {error}"[:300]
                 endpoint.breaker.failed(message, self._clock())
+                if not isinstance(error, UNSENT):
+                    unanswered()
                 continue
             except asyncio.CancelledError:
                 endpoint.breaker.released()

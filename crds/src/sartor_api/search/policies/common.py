@@ -1,7 +1,7 @@
 """What the policies share: where to go on when a line has ended, and which places are used up."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sartor_api.search.directive import Mode
 from sartor_api.search.state import Round, RunState
@@ -48,20 +48,22 @@ def ways_back(run: RunState) -> tuple[str | None, ...]:
     found = [*(one.commit for one in side), *(commit for commit in line[1:] if commit in known)]
     done = used_up(run)
     places: list[str | None] = [*(commit for commit in found if commit not in done), None]
-    root = _roots(run)
-    tries = Counter(root(r.plan.parent) for r in _since_gain(run) if r.plan is not None)
+    elsewhere = _elsewhere(run)
+    root = _roots(run, elsewhere)
+    tries = Counter(root(r.plan.parent) for r in elsewhere if r.plan is not None)
     return tuple(sorted(places, key=lambda place: tries[root(place)] // run.spec.policy.plateau_rounds))
 
 
-def _since_gain(run: RunState) -> tuple[Round, ...]:
-    last = run.best.round if run.best is not None else 0
-    return tuple(r for r in run.rounds if r.number > last)
+def _elsewhere(run: RunState) -> tuple[Round, ...]:
+    """The rounds since the last gain that were built on something else than the incumbent."""
+    number, commit = (run.best.round, run.best.commit) if run.best is not None else (0, run.base)
+    return tuple(r for r in run.rounds if r.number > number and r.plan is not None and r.plan.parent != commit)
 
 
-def _roots(run: RunState) -> Callable[[str | None], str | None]:
-    """From a candidate to what it goes back to that was there at the last gain, itself if it was."""
+def _roots(run: RunState, elsewhere: Sequence[Round]) -> Callable[[str | None], str | None]:
+    """From a candidate that came of these rounds to what they went on from; from any other to itself."""
     parents = run.parents
-    young = {a.implementation.commit for r in _since_gain(run) for a in r.attempts if a.implementation is not None}
+    young = {a.implementation.commit for r in elsewhere for a in r.attempts if a.implementation is not None}
 
     def root(place: str | None) -> str | None:
         while place in young:

@@ -18,7 +18,8 @@ def issue_queue(run: RunState, round_number: int, now: Stretch) -> Directive:
     if run.base in used_up(run) and asked is not Mode.RETURN:
         parents = ()
     waiting = queue(issues(run))
-    if asked is Mode.EXPLORE or not waiting:
+    fresh = parents[:1] == (None,)  # issues are about stacks that are there
+    if asked is Mode.EXPLORE or not waiting or fresh:
         why = f"the queue brings nothing: {because(now)}" if waiting else "no issue is open"
         wide = Mode.RETURN if asked is Mode.RETURN else Mode.EXPLORE
         return Directive(mode=wide, parents=parents, why=f"{why}; look around and open issues")
