@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from redteam_stacks import candidate as cheating_stack
 from redteam_stacks import honest as honest_stack
-from scripted_provider import Program, Provider
-from scripted_provider.programs import cheat, honest
+from scripted_provider import Program, Provider, Seen, Turn
+from scripted_provider.programs import cheat, honest, sloppy
 from typer.testing import CliRunner, Result
 
 from sartor_agents.backends.codex.install import CodexMissingError, ensure_codex
@@ -30,7 +30,7 @@ from sartor_agents.run.sandbox import sandbox_program
 from sartor_agents.transcripts.events import Answered
 from sartor_agents.transcripts.store import read_transcript
 from sartor_api.search.records import FailureClass, RunSpec, StepKind, StepRecord
-from sartor_api.search.snapshot import snapshot
+from sartor_api.search.snapshot import LOOKS, snapshot
 
 pytestmark = [
     pytest.mark.slow,
@@ -166,6 +166,79 @@ def test_the_honest_engineer_through_codex(whole: Whole) -> None:
     assert told(result)[-1]["outcome"] == "confirmed"
     assert whole.failures() == [] and provider.refused == []
     assert whole.tokens() == sum(one.input + one.output for one in provider.paid)
+
+
+@dataclass
+class Searching:
+    """The honest engineer with a second idea that changes nothing of the speed; its plans build on what is asked for."""
+
+    engineer: honest.Engineer
+    asked: list[str]
+
+    def __call__(self, seen: Seen) -> Turn:
+        turn = self.engineer(seen)
+        if not honest.planned_round(seen) or turn.calls:
+            return turn
+        opening = next(item.text for item in seen.items if item.kind == "user")
+        self.asked.append(opening)
+        first = re.search(r"- build on [^:]*: ([0-9a-f]{40}|the empty stack)", opening)
+        plan = json.loads(turn.text.strip().removeprefix("```json").removesuffix("```"))
+        if plan["action"] == "build" and first is not None and first[1] != "the empty stack":
+            plan["parent"] = first[1]
+        return Turn(text=json.dumps(plan))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        ("trajectory", "the line goes on"),
+        ("evolutionary", "founders are measured"),
+        ("issue-queue", "no issue is open"),
+    ],
+)
+def test_each_policy_searches_a_whole_run(whole: Whole, policy: str, why: str) -> None:
+    first = whole.engineer()
+    files = first.stack(1)
+    assert files is not None
+    again = {path: f"{text}\n# again\n" if path.endswith(".py") else text for path, text in files.items()}
+    program = Searching(honest.Engineer(lambda number: {1: files, 2: again}.get(number)), [])
+    result, provider = whole.run(program, "openai", "--policy", policy, rounds=2)
+    assert result.exit_code == 0, result.output[-3000:]
+    assert told(result)[-1]["outcome"] == "confirmed"
+    assert whole.failures() == [] and provider.refused == []
+    assert len(program.asked) == 2 and all(why in opening for opening in program.asked), program.asked[-1][-3000:]
+    state = RunRepository(whole.layout.repository).load().state(0.0)
+    assert [r.closed for r in state.rounds] == [True, True]
+    second = state.rounds[1]
+    assert second.speedup is not None and state.rounds[0].speedup is not None
+    taken = [one for one in whole.records() if one.step is StepKind.EVALUATE and one.round == 2]
+    assert len(second.looks) == len(taken) <= LOOKS, "as often as it leaves a gain open"
+    assert whole.tokens() == sum(one.input + one.output for one in provider.paid)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
+def test_a_giant_ends_its_attempts_within_the_budget(whole: Whole) -> None:
+    """An implementer whose provider does not keep to the tokens that it was asked for."""
+    engineer, flood = whole.engineer(), sloppy.giant()
+
+    def program(seen: Seen) -> Turn:
+        answer = flood(seen) if "write_file" in seen.tools else engineer(seen)
+        assert isinstance(answer, Turn)
+        return answer
+
+    result, provider = whole.run(program, "openai")
+    assert result.exit_code == ExitCode.NO_SPEEDUP, result.output[-3000:]
+    failed = [(one.step, one.failure) for one in whole.records() if one.failure is not None]
+    assert failed and {step for step, _ in failed} == {StepKind.IMPLEMENT}
+    assert {failure.failure_class for _, failure in failed} == {FailureClass.CANDIDATE}, failed
+    implementing = [seen for seen in provider.seen if "write_file" in seen.tools]
+    assert 0 < len(implementing) <= 2 * 8, "a few answers of three million characters, and no more"
+    assert not whole.layout.stack.exists()
+    kept = sum(path.stat().st_size for path in (whole.layout.models / "transcripts").rglob("*.jsonl"))
+    assert kept < 4 << 20, "what is kept of a giant is small"
 
 
 @pytest.mark.exhaustive

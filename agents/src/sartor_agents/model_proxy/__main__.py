@@ -15,6 +15,7 @@ from pathlib import Path
 from aiohttp import web
 
 from sartor_agents.model_proxy.config import ConfigError, ProxyConfig, read_config
+from sartor_agents.model_proxy.exported import redacted
 from sartor_agents.model_proxy.ledger import Ledger
 from sartor_agents.model_proxy.service import Service
 from sartor_agents.run.errors import StorageError
@@ -87,7 +88,7 @@ def export(config: ProxyConfig, run: str, file: Path) -> int:
             "request": redact.json(json.loads(one.request)),
             "status": one.answer.status,
             "content_type": one.answer.content_type,
-            "answer": _redacted(one.answer.body.decode(errors="replace"), redact),
+            "answer": redacted(one.answer.body.decode(errors="replace"), redact),
         })
         for one in ledger.exchanges(run)
     ]  # fmt: skip
@@ -95,24 +96,6 @@ def export(config: ProxyConfig, run: str, file: Path) -> int:
     write_atomic(file, "".join(f"{line}\n" for line in lines).encode(), mode=0o600)
     sys.stderr.write(f"model proxy: {len(lines)} calls of {run} are in {file}; read it before you give it away\n")
     return 0
-
-
-def _redacted(answer: str, redact: Redactor) -> str:
-    """An answer without secrets, in which what is JSON stays JSON: a body, or the events of a stream."""
-    try:
-        return json.dumps(redact.json(json.loads(answer)))
-    except (ValueError, RecursionError):
-        return "\n".join(_redacted_line(line, redact) for line in answer.split("\n"))
-
-
-def _redacted_line(line: str, redact: Redactor) -> str:
-    name, colon, data = line.partition("data: ")
-    if name or not colon:
-        return redact(line)
-    try:
-        return colon + json.dumps(redact.json(json.loads(data)))
-    except (ValueError, RecursionError):
-        return redact(line)
 
 
 if __name__ == "__main__":

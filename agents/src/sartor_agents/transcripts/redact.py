@@ -6,7 +6,7 @@ stands before a credential may be the letter of an escaped line break.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
 
@@ -50,6 +50,24 @@ class Redactor:
         if self._known is not None:
             text = self._known.sub(REDACTED, text)
         return _FORMS.sub(REDACTED, text)
+
+    def pieces(self, parts: Sequence[str]) -> list[str]:
+        """The parts of one text without what would be replaced in the whole; what stands in its place is in the first part
+        that a secret lies in."""
+        text = "".join(parts)
+        found = [*_FORMS.finditer(text), *(self._known.finditer(text) if self._known is not None else ())]
+        spans = sorted(match.span() for match in found)
+        left: list[str] = []
+        at = 0
+        for part in parts:
+            end, kept, place = at + len(part), "", at
+            for start, stop in spans:
+                if place < stop and start < end:
+                    kept += text[place:start] + (REDACTED if place <= start else "")
+                    place = min(stop, end)
+            left.append(kept + text[place:end])
+            at = end
+        return left
 
     def json(self, value: JsonValue) -> JsonValue:
         """A JSON value with every text in it redacted, names of fields included; its structure stays."""
