@@ -13,7 +13,7 @@ from sartor_api.search.decide import Begin, decide
 from sartor_api.search.estimate import held_cost
 from sartor_api.search.reasons import Reason
 from sartor_api.search.records import Budget, Cost, FailureClass, Outcome, RunSpec, StepKind, StepResult
-from sartor_api.search.snapshot import ENDING_SECONDS, snapshot
+from sartor_api.search.snapshot import ENDING_SECONDS, LOOKS, snapshot
 from sartor_api.search.spending import standing
 
 PROFILE = AgentProfileSpec.model_validate(
@@ -138,6 +138,12 @@ def test_a_profile_bounds_what_a_synthesis_asks_for() -> None:
     assert run.policy.steps[StepKind.JUDGE].reserve == Cost()
     less = snapshot(synthesis("chat", "  budget: {tokens: 1M}\n"), now=0, model_folder="m", profile=PROFILE)
     assert less.budget.tokens == 1_000_000
+
+
+def test_what_a_model_is_paid_for_is_measured_again_before_it_is_given_up() -> None:
+    paid = snapshot(synthesis("chat", ""), now=0, model_folder="m", profile=PROFILE)
+    assert paid.policy.looks == LOOKS > 1
+    assert snapshot(synthesis("chat", ""), now=0, model_folder="m").policy.looks == 1, "the playbook's next is as cheap"
 
 
 def test_the_standing_tells_what_steps_in_flight_may_still_use() -> None:

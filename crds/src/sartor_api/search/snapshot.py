@@ -52,8 +52,8 @@ ENDING_SECONDS = 300.0
 
 LOOKS = 7
 """Measurements of a round that leaves a gain open, three of the incumbent and four of its candidate at most. Together they
-halve the interval of their comparison; each takes a measurement's minutes, against the plan, the code and the gates of
-another round."""
+halve the interval of their comparison; each takes a measurement's minutes, against the plan and the code of another round
+that a model is paid for. Where a round is composed within seconds the next one costs no more than another look."""
 SLOWEST = 4.0
 """A step is overdue after this many times its expectation, and never before the default deadline."""
 
@@ -259,7 +259,7 @@ def snapshot(
             escalation=tuple(Mode(step) for step in spec.search.on_plateau),
             kind=spec.search.policy if policy is None else policy,
             parallelism=spec.search.parallelism if parallelism is None else parallelism,
-            looks=LOOKS,
+            looks=LOOKS if settings.asks(StepKind.IMPLEMENT) is not None else 1,
             exclusive=exclusive,
             steps=step_policies(seconds, settings),
         ),
