@@ -1,165 +1,177 @@
-"""Models of the real shapes whose weights are made on the device, and `spec` set to them.
+"""Chain checkpoints of the real shapes, made on the device: checkpoint, tokenizer and answer key are of the same kind as
+everywhere (`sartor_agents.checkpoints`); random numbers are the device's, since NumPy's would take minutes for 32 billion.
 
-Weights are those of a chain checkpoint (`sartor_agents.checkpoints.weights`: full compute, text that is known in
-advance) from PyTorch's generator, tensor by tensor by name. So the same numbers go into the own decoder,
-`transformers` and vLLM, and no file of 65 GB is needed.
+The shapes are those of Llama-3.2-1B, Llama-3.1-8B and Qwen3-32B; the head is untied and positions are rotated without
+Llama's scaling, which costs a step nothing.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import log, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
-from sartor_skills.blocks.weights import expected_shapes
 from torch import Tensor
 
-from sartor_skills.blocks import spec
+from benchmarks.gpu.plan import CannotRunError
+from sartor_agents.checkpoints import (
+    Architecture,
+    CheckpointExistsError,
+    ModelShape,
+    check_checkpoint,
+    make,
+    parameters,
+)
+from sartor_agents.checkpoints.make import ChainMaker, Fill
+from sartor_agents.checkpoints.shapes import TensorShape
+from sartor_agents.checkpoints.weights import ATTENTION_OVER_MLP, NORM_DEVIATION, SCORE_DEVIATION, head_gain
 
-EPSILON = 0.05
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
+ROOM = 4 << 30
+"""Bytes of a file system that are left free."""
+MEMORY_ROOM = 16 << 30
+"""The same of the host's memory, where a file system lies in it."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A model's `config.json`, apart from what all share."""
+class Model:
+    """A shape by the name that the figures use."""
 
-    architecture: str
-    config: dict[str, Any]
+    name: str
+    architecture: Architecture
+    shape: ModelShape
 
+    @property
+    def weight_bytes(self) -> int:
+        return 2 * parameters(self.architecture, self.shape)
 
-SHAPES = {
-    "8b": Shape(  # meta-llama/Llama-3.1-8B-Instruct
-        "LlamaForCausalLM",
-        {
-            "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "num_hidden_layers": 32,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336,
-            "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "rope_scaling": {**_LLAMA3, "factor": 8.0},
-            "max_position_embeddings": 131072,
-        },
-    ),
-    "32b": Shape(  # Qwen/Qwen3-32B
-        "Qwen3ForCausalLM",
-        {
-            "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 5120, "num_hidden_layers": 64,
-            "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 25600,
-            "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "max_position_embeddings": 40960,
-        },
-    ),
-    "1b": Shape(  # meta-llama/Llama-3.2-1B with a head of its own, which a chain needs
-        "LlamaForCausalLM",
-        {
-            "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "num_hidden_layers": 16,
-            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "intermediate_size": 8192,
-            "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "rope_scaling": {**_LLAMA3, "factor": 32.0},
-            "max_position_embeddings": 131072,
-        },
-    ),
-    "tiny": Shape(  # for tests without a GPU
-        "Qwen3ForCausalLM",
-        {
-            "model_type": "qwen3", "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96,
-            "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 2048,
-        },
-    ),
-}  # fmt: skip
+    @property
+    def token_bytes(self) -> int:
+        """Keys and values of one token, over all layers, in bfloat16."""
+        return 4 * self.shape.layers * self.shape.kv_heads * self.shape.head_dim
+
+    @property
+    def step_bytes(self) -> int:
+        """What a decode step reads of the weights: of the embedding table one row."""
+        return self.weight_bytes - 2 * self.shape.vocab * self.shape.hidden
 
 
-def write_config(size: str, folder: Path) -> Path:
-    """A model folder with `config.json` alone: what engines need besides weights that they are given."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = SHAPES[size]
-    shared = {
-        "architectures": [shape.architecture], "attention_bias": False, "hidden_act": "silu", "mlp_bias": False,
-        "tie_word_embeddings": False, "dtype": "bfloat16", "torch_dtype": "bfloat16", "bos_token_id": 0, "eos_token_id": 1,
-        "use_cache": True, "attention_dropout": 0.0, "initializer_range": 0.02,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps({**shared, **shape.config}, indent=1) + "\n", encoding="utf-8")
-    return folder
+MODELS = {
+    model.name: model
+    for model in (
+        Model("1b", Architecture.LLAMA, ModelShape(128256, 2048, 16, 32, 8, 64, 8192, 32768)),
+        Model("8b", Architecture.LLAMA, ModelShape(128256, 4096, 32, 32, 8, 128, 14336, 32768)),
+        Model("32b", Architecture.QWEN3, ModelShape(151936, 5120, 64, 64, 8, 128, 25600, 32768)),
+        # For dry runs on a processor.
+        Model("tiny", Architecture.QWEN3, ModelShape(1024, 128, 2, 4, 2, 32, 256, 2048)),
+    )
+}
 
 
-def specialise(folder: Path, **values: Any) -> None:
-    """Set `spec` to the model in `folder` and to `values`; before the engine is imported, which decides on `spec`."""
-    from sartor_skills.blocks.model_config import read_config
-
-    wanted = {**read_config(folder).as_spec(), "DECODER": "cuda", "DTYPE": "bfloat16", "EOS_TOKEN_IDS": (), **values}
-    for name, value in wanted.items():
-        if not hasattr(spec, name):
-            raise KeyError(f"spec has no {name}")
-        setattr(spec, name, value)
+class NoRoomError(CannotRunError):
+    """No folder has room for a checkpoint; the message lists those that were tried."""
 
 
-class ChainSource:
-    """`cuda_weights.Source`: fills a tensor with what a chain checkpoint of `spec` has there; token t leads to t + 1."""
+def checkpoint(model: Model, folder: Path, device: torch.device) -> Path:
+    """The checkpoint below `folder`, made if it is not there whole."""
+    place = folder / f"chain-{model.name}-{device.type}"
+    if not place.is_dir():
+        with suppress(CheckpointExistsError):
+            make("chain", model.architecture, model.shape, 0, place, initialiser=device_chain(device))
+    check_checkpoint(place)
+    return place
 
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
 
-    def into(self, place: Tensor, name: str) -> None:
-        """Fill `place`. Made in float32 on its own device, rounded once."""
-        place.copy_(self._values(name, expected_shapes()[name], place.device))
+def folder_with_room(wanted: int, places: Sequence[Path], held: Sequence[str] = ()) -> Path:
+    """The first of `places` that holds one of the checkpoints `held`, or has room for `wanted` bytes.
 
-    def all(self, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor by name, one at a time, in bfloat16."""
-        for name, dims in expected_shapes().items():
-            made = torch.empty(dims, dtype=torch.bfloat16, device=device)
-            self.into(made, name)
-            yield name, made
+    Raises `NoRoomError`.
+    """
+    for place in places:
+        if any((place / name).is_dir() for name in held):
+            return place
+    tried: list[str] = []
+    for place in places:
+        existing = next(parent for parent in (place, *place.absolute().parents) if parent.exists())
+        free = shutil.disk_usage(existing).free - ROOM
+        if existing.is_relative_to("/dev/shm"):
+            free = min(free, psutil.virtual_memory().available - MEMORY_ROOM)
+        if free >= wanted:
+            return place
+        tried.append(f"{place}: {max(0, free) / 2**30:.0f} GiB")
+    raise NoRoomError(
+        f"a checkpoint of {wanted / 2**30:.0f} GiB fits nowhere ({'; '.join(tried)}); give --models FOLDER"
+    )
 
-    def _normal(self, name: str, dims: tuple[int, ...], device: torch.device) -> Tensor:
-        digest = hashlib.sha256(f"{self._seed}/{name}".encode()).digest()
+
+def device_chain(device: torch.device) -> ChainMaker:
+    """`checkpoints.weights.chain_initialiser` with random numbers of `device`, rounded there; for chains without an end."""
+
+    def maker(
+        architecture: Architecture,
+        shape: ModelShape,
+        seed: int,
+        /,
+        *,
+        successor: "np.ndarray[Any, np.dtype[np.int32]]",
+        eos: int,
+        epsilon: float,
+    ) -> Fill:
+        if (successor == eos).any():
+            raise ValueError("chains that end are made by the processor's initialiser")
+        chain = _DeviceChain(
+            architecture, shape, seed, epsilon, torch.from_numpy(successor.astype(np.int64)).to(device)
+        )
+        return lambda tensor: chain.values(tensor).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
+
+    return maker
+
+
+@dataclass(frozen=True)
+class _DeviceChain:
+    """See `checkpoints.weights`: the same distributions, tensor by tensor, in float32 on the device of `successor`."""
+
+    architecture: Architecture
+    shape: ModelShape
+    seed: int
+    epsilon: float
+    successor: Tensor
+
+    def values(self, tensor: TensorShape) -> Tensor:
+        kind = tensor.name.split(".")[-2]
+        if kind == "embed_tokens":
+            return self._embeddings()
+        if kind == "lm_head":
+            return self._head(tensor)
+        made = self._normal(tensor.name, tensor.dims)
+        if kind in ("q_norm", "k_norm"):
+            return made.mul_(NORM_DEVIATION).add_(1).mul_(sqrt(SCORE_DEVIATION))
+        if len(tensor.dims) == 1:
+            return made.mul_(NORM_DEVIATION).add_(1)
+        gain = {"o_proj": ATTENTION_OVER_MLP * self.epsilon, "down_proj": self.epsilon}.get(kind, 1.0)
+        if kind in ("q_proj", "k_proj") and self.architecture is Architecture.LLAMA:
+            gain = sqrt(SCORE_DEVIATION)
+        return made.mul_(gain / sqrt(tensor.dims[1]))
+
+    def _normal(self, name: str, dims: tuple[int, ...]) -> Tensor:
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        device = self.successor.device
         generator = torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "little"))
         return torch.randn(dims, generator=generator, dtype=torch.float32, device=device)
 
-    def _embeddings(self, device: torch.device) -> Tensor:
-        made = self._normal("embeddings", (spec.VOCAB_SIZE, spec.HIDDEN_SIZE), device)
-        return made.mul_(sqrt(spec.HIDDEN_SIZE) / made.norm(dim=1, keepdim=True))
+    def _embeddings(self) -> Tensor:
+        made = self._normal("embeddings", (self.shape.vocab, self.shape.hidden))
+        return made.mul_(sqrt(self.shape.hidden) / made.norm(dim=1, keepdim=True))
 
-    def _values(self, name: str, dims: tuple[int, ...], device: torch.device) -> Tensor:
-        kind = name.split(".")[-2]
-        if kind == "embed_tokens":
-            return self._embeddings(device)
-        if kind == "lm_head":
-            root = 1 - 2 * log(spec.VOCAB_SIZE) / spec.HIDDEN_SIZE
-            return self._embeddings(device).roll(1, 0).mul_(1 - sqrt(root))
-        made = self._normal(name, dims, device)
-        if kind in ("q_norm", "k_norm"):
-            return made.mul_(0.1).add_(1).mul_(sqrt(2))
-        if len(dims) == 1:
-            return made.mul_(0.1).add_(1)
-        gain = {"o_proj": 4 * EPSILON, "down_proj": EPSILON}.get(kind, 1.0)
-        if kind in ("q_proj", "k_proj") and not spec.QK_NORM:
-            gain = sqrt(2)
-        return made.mul_(gain / sqrt(dims[1]))
-
-
-def follow(token: int, count: int) -> list[int]:
-    """The tokens that greedy decoding writes after `token`."""
-    return [(token + 1 + i) % spec.VOCAB_SIZE for i in range(count)]
-
-
-def chat_prompts(count: int, seed: int, *, prompt: int) -> list[list[int]]:
-    """Random prompts of `prompt` tokens; no two begin alike."""
-    rng = np.random.default_rng([seed, prompt])
-    return [rng.integers(0, spec.VOCAB_SIZE, prompt).tolist() for _ in range(count)]
-
-
-def edit_prompts(count: int, seed: int, *, prompt: int, output: int) -> list[list[int]]:
-    """Prompts that hold the `output` tokens to come somewhere in their middle, as an edit holds its file."""
-    rng = np.random.default_rng([seed, prompt, output])
-    made: list[list[int]] = []
-    for _ in range(count):
-        start = int(rng.integers(0, spec.VOCAB_SIZE))
-        noise = rng.integers(0, spec.VOCAB_SIZE, prompt - output - 1).tolist()
-        made.append([*noise[: len(noise) // 2], *follow(start, output), *noise[len(noise) // 2 :], start])
-    return made
+    def _head(self, tensor: TensorShape) -> Tensor:
+        own = self._embeddings()
+        rows = torch.zeros_like(own).index_add_(0, self.successor, own)
+        empty = torch.ones(len(own), dtype=torch.bool, device=own.device)
+        empty[self.successor] = False
+        rows[empty] = self._normal("head of tokens that follow nothing", tensor.dims)[empty]
+        return rows.mul_(head_gain(self.shape))

@@ -13,30 +13,48 @@ Status = Literal["done", "failed", "timeout"]
 class Step:
     """A process to run: `python -m benchmarks.gpu.step NAME`. `seconds` is what it is expected to take at most.
 
-    It is left out while one of `after` has not succeeded. A fallback is run only after `unless` was tried in vain.
+    It is left out while one of `after` has not succeeded.
     """
 
     name: str
     seconds: float
     after: tuple[str, ...] = ()
-    unless: str | None = None
 
 
 STEPS = (
     Step("device", 60),
-    Step("kernels-8b", 120, ("device",)),
-    Step("gate-1b", 150, ("device",)),
-    Step("own-8b-decode", 150, ("gate-1b",)),
-    Step("own-32b-edit", 300, ("gate-1b",)),
-    Step("vllm-32b-edit", 500, ("own-32b-edit",)),
-    Step("transformers-32b-edit", 400, ("own-32b-edit",), unless="vllm-32b-edit"),
-    Step("own-8b-chat", 240, ("gate-1b",)),
-    Step("vllm-8b-chat", 500, ("own-8b-chat",)),
+    Step("kernels-8b", 150, ("device",)),
+    Step("checkpoint-1b", 60, ("device",)),
+    Step("gate-1b", 240, ("checkpoint-1b",)),
+    Step("checkpoint-32b", 240, ("device",)),
+    Step("decode-32b", 120, ("checkpoint-32b",)),
+    Step("edit-32b", 600, ("gate-1b", "checkpoint-32b")),
+    Step("checkpoint-8b", 90, ("device",)),
+    Step("decode-8b", 60, ("checkpoint-8b",)),
+    Step("chat-8b", 480, ("gate-1b", "checkpoint-8b")),
+    Step("ngram-32b", 600, ("edit-32b",)),
     Step("kernels-32b", 150, ("device",)),
-    Step("gate-8b", 240, ("gate-1b",)),
-    Step("transformers-8b-decode", 300, ("own-8b-decode",), unless="vllm-8b-chat"),
 )
-"""The most valuable first: are the kernels right, is the decoder right, then the headline figures with their baselines."""
+"""The most valuable first: are the kernels right, is the stack right, then the headline figures against their baselines."""
+
+DRY_STEPS = (
+    Step("device", 60),
+    Step("checkpoint-tiny", 120, ("device",)),
+    Step("kernels-tiny", 400, ("device",)),
+    Step("decode-tiny", 120, ("checkpoint-tiny",)),
+    Step("gate-tiny", 400, ("checkpoint-tiny",)),
+    Step("edit-tiny", 400, ("gate-tiny",)),
+    Step("chat-tiny", 400, ("gate-tiny",)),
+)
+"""The same path on a processor, with a tiny checkpoint: what it gives says nothing about any device."""
+
+
+class OtherDeviceError(Exception):
+    """The folder of results belongs to another kind of device."""
+
+
+class CannotRunError(Exception):
+    """A step cannot be run on this machine; the message says why."""
 
 
 @dataclass
@@ -47,8 +65,20 @@ class Ledger:
     results: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
     @classmethod
-    def open(cls, folder: Path) -> "Ledger":
-        """Read what earlier runs left. A file that was cut off by a crash counts as not there."""
+    def open(cls, folder: Path, device: str) -> "Ledger":
+        """Read what earlier runs left. A file that was cut off by a crash counts as not there.
+
+        Raises `OtherDeviceError` for a folder of another kind of device: a dry run and a measurement never meet.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = folder / ".device"
+        if not mark.is_file():
+            if any(folder.glob("step-*.json")):
+                raise OtherDeviceError(f"{folder} holds steps and does not say of which device; give another --out")
+            mark.write_text(device + "\n", encoding="utf-8")
+        kept = mark.read_text(encoding="utf-8").strip()
+        if kept != device:
+            raise OtherDeviceError(f"{folder} holds results of --device {kept}, this is {device}; give another --out")
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("step-*.json")):
             try:
@@ -78,8 +108,6 @@ def next_step(steps: Iterable[Step], ledger: Ledger, tried: Sequence[str], left:
         if ledger.status(step.name) == "done" or step.name in tried or step.seconds > left:
             continue
         if any(ledger.status(name) != "done" for name in step.after):
-            continue
-        if step.unless is not None and ledger.status(step.unless) in (None, "done"):
             continue
         return step
     return None

@@ -1,180 +1,151 @@
 """One step in a process of its own: `python -m benchmarks.gpu.step NAME --out FILE`. Writes what was measured as JSON.
 
-Names are `WHAT-SIZE[-WORKLOAD]` as in `plan.STEPS`. A step ends with a message and exit code 1 when it cannot be run here.
+Names are `WHAT-SIZE` as in `plan.STEPS`. A step ends with a message and exit code 1 when it cannot be run here.
 """
 
 import argparse
 import json
 import sys
-import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.gpu.models import ChainSource, chat_prompts, edit_prompts, follow, specialise, write_config
+from benchmarks.gpu.models import MODELS, checkpoint, folder_with_room
+from benchmarks.gpu.plan import CannotRunError
+from benchmarks.support.record import ROOT
 
-MATCHES = (95, 0, 90, 50)
-EDIT = {"prompt": 2048, "output": 400}
-CHAT = {"prompt": 512, "output": 256}
-CONCURRENCIES = (1, 64, 128)
-REPLICATES = 5
-
-
-class CannotRunError(Exception):
-    """The step cannot be run on this machine; the message says why."""
-
-
-def device_step(size: str, folder: Path) -> dict[str, Any]:
-    from benchmarks.gpu.roofline import device_rates
-
-    return device_rates(torch.device("cuda"))
-
-
-def kernels_step(size: str, folder: Path) -> dict[str, Any]:
-    from benchmarks.gpu.roofline import checks, measure
-
-    specialise(folder, MAX_MODEL_LEN=16384)
-    device = torch.device("cuda")
-    found: list[dict[str, Any]] = []
-    for case in (
+KERNEL_CASES = {
+    "cuda": (
         {"rows": 64, "context": 2048, "drafts": 0, "splits": 1},
         {"rows": 1, "context": 8192, "drafts": 16, "splits": 16},
-    ):
-        for block_tokens in (32, 64, 128):
-            found += [
-                {
-                    "kernel": check.name, **case, "block_tokens": block_tokens, "error": check.error(),
-                    "moved": check.moved, "bytes_per_second": measure(check, device),
-                }
-                for check in checks(device, block_tokens=block_tokens, **case)
-                if block_tokens == 64 or check.name == "attention"
-            ]  # fmt: skip
-            torch.cuda.empty_cache()
-    return {"kernels": found}
+    ),
+    "cpu": ({"rows": 2, "context": 40, "drafts": 1, "splits": 2},),
+}
 
 
-def gate_step(size: str, folder: Path, *, where: str = "cuda") -> dict[str, Any]:
-    specialise(
-        folder, MAX_MODEL_LEN=1024, MAX_SEQUENCES=16, KV_PAGES=2048, SPECULATION="prediction", STEP_TOKENS=1024,
-        GRAPH_ROWS=32,
-    )  # fmt: skip
-    from sartor_skills.blocks.cuda_decoder import CudaDecoder
+@dataclass(frozen=True)
+class Job:
+    """What a step is given: the size of its model, where it works, and the seconds that it has."""
 
-    from benchmarks.gpu.engine_runs import Run, prediction, run_requests
-    from benchmarks.gpu.gate import compare, reference_model
+    size: str
+    folder: Path
+    device: torch.device
+    places: tuple[Path, ...]
+    seconds: float
 
-    device, source = torch.device(where), ChainSource()
-    decoder = CudaDecoder(folder, kv_pages=2048, source=source, device=where)
-    alone = [Run(tokens, 64) for tokens in chat_prompts(8, 11, prompt=200)]
-    run_requests(decoder, alone, 1)
-    batched = [Run(run.prompt, run.length) for run in alone]
-    run_requests(decoder, batched, 8)
-    rng = np.random.default_rng(5)
-    drafted = [
-        Run(run.prompt, run.length, prediction(run.tokens, match, rng))
-        for run, match in zip(alone, (100, 95, 90, 50, 0, 100, 90, 0), strict=True)
-    ]
-    run_requests(decoder, drafted, 1)
-    arithmetic = decoder.arithmetic
-    decoder.close()
-    del decoder
-    torch.cuda.empty_cache()
-    model = reference_model(folder, source, device)
-    return {
-        "arithmetic": arithmetic,
-        "chain": sum(run.tokens == follow(run.prompt[-1], run.length) for run in alone),
-        "alone": compare(model, alone, device),
-        "batched": compare(model, batched, device),
-        "drafted": compare(model, drafted, device),
-        "drafted_equal": sum(one.tokens == other.tokens for one, other in zip(alone, drafted, strict=True)),
-        "accepted": [run.accepted for run in drafted],
-        "requests": len(alone),
-    }
+    def model_dir(self) -> Path:
+        model = MODELS[self.size]
+        return checkpoint(model, folder_with_room(model.weight_bytes, self.places, [self._name]), self.device)
+
+    @property
+    def _name(self) -> str:
+        return f"chain-{self.size}-{self.device.type}"
+
+    def site(self) -> Any:
+        from benchmarks.gpu.served import Site
+
+        begun = time.monotonic()
+        return Site(self.folder, self.device, self.size, self.model_dir(), begun + self.seconds)
 
 
-def own_step(size: str, folder: Path, workload: str) -> dict[str, Any]:
-    speculation = "prediction" if workload == "edit" else "none"
-    sequences = max(CONCURRENCIES) if workload == "chat" else 1
-    specialise(
-        folder, MAX_MODEL_LEN=4096, MAX_SEQUENCES=sequences, SPECULATION=speculation, STEP_TOKENS=2048, PREFILL_CHUNK=512,
-        GRAPH_ROWS=32 if workload == "edit" else 8,
-    )  # fmt: skip
-    from sartor_skills.blocks.cuda_decoder import CudaDecoder
-    from sartor_skills.blocks.cuda_weights import weight_bytes
+def device_step(job: Job) -> dict[str, Any]:
+    if job.device.type == "cpu":
+        # Rates that no device has: what is derived from them shows at once that it is nothing.
+        return {
+            "name": "a processor (dry run)", "torch": torch.__version__, "cuda": None, "read_bytes_per_second": 1.0,
+            "copy_bytes_per_second": 1.0, "bfloat16_flops": 1.0, "launch_seconds": 1.0,
+        }  # fmt: skip
+    from benchmarks.gpu.roofline import device_rates
 
-    from benchmarks.gpu.engine_runs import Run, prediction, run_requests, summary
-
-    decoder = CudaDecoder(folder, kv_pages=sequences * 256, source=ChainSource())
-    result: dict[str, Any] = {"arithmetic": decoder.arithmetic, "weight_bytes": weight_bytes(), "pages": decoder.pages}
-    if workload == "chat":
-        result["chat"] = {}
-        for concurrency in CONCURRENCIES:
-            run_requests(decoder, [Run(tokens, 16) for tokens in chat_prompts(concurrency, 99, prompt=64)], concurrency)
-            prompts = chat_prompts(max(8, 3 * concurrency), 21 + concurrency, prompt=CHAT["prompt"])
-            runs = [Run(tokens, CHAT["output"]) for tokens in prompts]
-            result["chat"][str(concurrency)] = summary(runs, run_requests(decoder, runs, concurrency))
-        return result
-    plain = [Run(tokens, EDIT["output"]) for tokens in edit_prompts(REPLICATES + 1, 31, **EDIT)]
-    run_requests(decoder, plain, 1)
-    result["plain"] = [run.rate for run in plain[1:]]  # the first warms up
-    if workload == "edit":
-        result["edit"] = {}
-        for match in MATCHES:
-            rng = np.random.default_rng(match)
-            runs = [Run(run.prompt, run.length, prediction(run.tokens, match, rng)) for run in plain]
-            run_requests(decoder, runs, 1)
-            result["edit"][str(match)] = {
-                "rates": [run.rate for run in runs[1:]],
-                "accepted": [run.accepted for run in runs[1:]],
-                "equal": sum(one.tokens == other.tokens for one, other in zip(plain, runs, strict=True)),
-            }
-    return result
+    return device_rates(job.device)
 
 
-def vllm_step(size: str, folder: Path, workload: str) -> dict[str, Any]:
-    try:
-        import vllm  # noqa: F401
-    except ImportError as error:
-        raise CannotRunError(f"vLLM cannot be imported here: {error}") from None
-    specialise(folder, MAX_MODEL_LEN=4096)
-    from benchmarks.gpu.baselines import run_vllm
+def kernels_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.roofline import compare
 
-    return run_vllm(folder, workload, edit=EDIT, chat=CHAT, concurrencies=CONCURRENCIES, replicates=REPLICATES)
+    return {"kernels": compare(MODELS[job.size], job.device, KERNEL_CASES[job.device.type])}
 
 
-def transformers_step(size: str, folder: Path, workload: str) -> dict[str, Any]:
-    specialise(folder, MAX_MODEL_LEN=4096)
-    from benchmarks.gpu.baselines import run_transformers
+def checkpoint_step(job: Job) -> dict[str, Any]:
+    begun = time.perf_counter()
+    place = job.model_dir()
+    return {"path": str(place), "weight_bytes": MODELS[job.size].weight_bytes, "made_in": time.perf_counter() - begun}
 
-    return run_transformers(folder, edit=EDIT, replicates=REPLICATES)
+
+def decode_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.decode import decode
+
+    return {**decode(job.model_dir(), job.device), "step_bytes": MODELS[job.size].step_bytes}
 
 
-STEPS: dict[str, Callable[..., dict[str, Any]]] = {
-    "device": device_step, "kernels": kernels_step, "gate": gate_step, "own": own_step, "vllm": vllm_step,
-    "transformers": transformers_step,
+def gate_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.served import judged
+
+    return judged(job.site())
+
+
+def edit_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.served import edit
+
+    return edit(job.site())
+
+
+def ngram_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.served import edit
+
+    return edit(job.site(), drafted=True)
+
+
+def chat_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.served import chat
+
+    return chat(job.site())
+
+
+STEPS: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "device": device_step, "kernels": kernels_step, "checkpoint": checkpoint_step, "decode": decode_step,
+    "gate": gate_step, "edit": edit_step, "ngram": ngram_step, "chat": chat_step,
 }  # fmt: skip
+
+
+def places(given: Path | None) -> tuple[Path, ...]:
+    """Where checkpoints may lie, the best first: in memory they load fastest and need no disk."""
+    if given is not None:
+        return (given,)
+    return Path("/dev/shm/sartor-bench"), ROOT / "runs" / "bench-models", Path("/tmp/sartor-bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.step", description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--models", type=Path)
+    parser.add_argument("--seconds", type=float, default=600.0)
     options = parser.parse_args(arguments)
-    what, size, *workload = ("device", "1b") if options.name == "device" else options.name.split("-")
-    if not torch.cuda.is_available():
+    what, _, size = options.name.partition("-")
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
         print(f"error: PyTorch {torch.__version__} sees no CUDA device here", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as name:
-        folder = write_config(size, Path(name) / "model")
-        try:
-            result = STEPS[what](size, folder, *workload)
-        except CannotRunError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    job = Job(size, options.folder, device, places(options.models), options.seconds)
+    try:
+        result = STEPS[what](job)
+    except ImportError as error:
+        print(f"error: {error}; see docs/gpu.md for the packages that serving needs", file=sys.stderr)
+        return 1
+    except CannotRunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    part = options.out.with_suffix(".part")
+    part.write_text(json.dumps(result) + "\n", encoding="utf-8")
+    part.replace(options.out)
     return 0
 
 

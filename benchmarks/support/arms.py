@@ -1,10 +1,11 @@
-"""The servers that the benches compare: tuned vLLM, and stacks composed by the playbook. One evaluator measures both."""
+"""The servers that the benches compare: the tuned baseline, and stacks composed by the playbook. One evaluator measures
+both, and one judge comes before it, on every platform."""
 
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ from sartor_agents.baselines.find import engine_folders
 from sartor_agents.baselines.grid import grid
 from sartor_agents.checkpoints import SyntheticSource, cache_folder, resolve
 from sartor_agents.judge.gate import judge
+from sartor_agents.judge.opening import OpenReference
 from sartor_agents.judge.verify import verifier
 from sartor_agents.measurement.evaluation import evaluate
 from sartor_agents.measurement.messages import (
@@ -26,12 +28,13 @@ from sartor_agents.measurement.messages import (
     EvaluateRequest,
     EvaluateResponse,
     JudgeRequest,
+    JudgeResponse,
     ScenarioSpec,
 )
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.roles.judge import open_reference
 from sartor_agents.run.candidates import build, server_spec
-from sartor_agents.run.engines import Setting
+from sartor_agents.run.engines import Engine, Setting
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_api.search.records import Speedup
 from sartor_skills.catalog import Scalar, load_catalog
@@ -62,31 +65,61 @@ class Envelope:
         }
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What the servers of a bench stand on. `always` are parameters of recipes that every stack gets here.
+
+    `judged_alone`: the judge's reference does not fit beside both servers, so the stack is judged before the baseline is
+    started; what was written in the scored windows is checked afterwards all the same.
+    """
+
+    platform: str
+    model_dir: Path
+    engine: Engine
+    always: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict[str, Mapping[str, Scalar]])
+    open_reference: OpenReference = open_reference
+    judged_alone: bool = False
+    judging_seconds: float = JUDGING_SECONDS
+    judged: int = JUDGED
+
+
+def cpu_ground(size: str, envelope: Envelope) -> Ground:
+    """This machine's processor, a size of `MODELS`, and vLLM's CPU build."""
+    architecture, named = MODELS[size]
+    model_dir = resolve(SyntheticSource("chain", architecture, named, 0, "bfloat16"), cache=cache_folder())
+    environment = existing_environment(cache_folder())
+    if environment is None:
+        raise SystemExit("vLLM's environment was not made; run: sartor baseline setup")
+    engine = VllmEngine(environment, model_dir, "bench", envelope.model_len, [], *engine_folders())
+    return Ground("cpu", model_dir, engine)
+
+
 @dataclass
 class Workbench:
-    """A folder for logs, stacks and samples, and one model."""
+    """A folder for logs, stacks and samples, one model, and what it is served on (default: the processor)."""
 
     folder: Path
     size: str
     envelope: Envelope = field(default_factory=Envelope)
+    on: InitVar[Ground | None] = None
+    ground: Ground = field(init=False)
 
-    def __post_init__(self) -> None:
-        architecture, size = MODELS[self.size]
-        self.model_dir = resolve(SyntheticSource("chain", architecture, size, 0, "bfloat16"), cache=cache_folder())
-        environment = existing_environment(cache_folder())
-        if environment is None:
-            raise SystemExit("vLLM's environment was not made; run: sartor baseline setup")
-        self._environment = environment
+    def __post_init__(self, on: Ground | None) -> None:
+        self.ground = on or cpu_ground(self.size, self.envelope)
+
+    @property
+    def model_dir(self) -> Path:
+        return self.ground.model_dir
 
     # --- servers ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def vllm(self, setting: Setting, *, kv_gib: int | None = None) -> Generator[RunningServer]:
-        engine = VllmEngine(self._environment, self.model_dir, "bench", self.envelope.model_len, [], *engine_folders())
-        server = engine.server(setting, free_port())
+        """The baseline of this ground with one setting: vLLM, or what takes its place there."""
+        server = self.ground.engine.server(setting, free_port())
         if kv_gib is not None:
             server = replace(server, environment={**server.environment, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
-        with RunningServer(server, self.folder / f"vllm-{secrets.token_hex(3)}.log") as running:
+        with RunningServer(server, self.folder / f"{self.ground.engine.name}-{secrets.token_hex(3)}.log") as running:
             yield running
 
     @contextmanager
@@ -99,8 +132,11 @@ class Workbench:
     def compose(self, scenario: str, recipes: Mapping[str, Mapping[str, Scalar]]) -> Path:
         """Composed and built once per selection; the folder that holds `stack/`."""
         model = facts.model_spec(self.model_dir)
-        known = load_catalog().recipes(architecture=model["ARCHITECTURE"], platform="cpu", scenario=scenario)
-        selection = Selection({name: {**known[name].defaults(), **values} for name, values in recipes.items()})
+        platform, always = self.ground.platform, self.ground.always
+        known = load_catalog().recipes(architecture=model["ARCHITECTURE"], platform=platform, scenario=scenario)
+        selection = Selection(
+            {name: {**known[name].defaults(), **always.get(name, {}), **values} for name, values in recipes.items()}
+        )
         name = "+".join("-".join([n, *(f"{v}" for v in values.values())]) for n, values in sorted(recipes.items()))
         folder = self.folder / self.size / scenario / name
         if not (folder / ".built").exists():
@@ -109,7 +145,7 @@ class Workbench:
                 "bench",
                 model,
                 scenario,
-                "cpu",
+                platform,
                 self.envelope.as_spec(),
                 self.envelope.concurrency,
                 {"made by": "bench"},
@@ -139,7 +175,23 @@ class Workbench:
     ) -> EvaluateResponse:
         """The judge first, as in a run: what does not pass is not timed. Then interleaved windows of both, whose answers
         are checked against the reference too."""
-        self._judge(candidate, baseline, scenario)
+        self.judged(candidate, baseline, scenario)
+        return self._measured(candidate, baseline, scenario, policy)
+
+    def against(
+        self, candidate: RunningServer, setting: Setting, scenario: ScenarioSpec, policy: MeasurementPolicy
+    ) -> EvaluateResponse:
+        """`paired` with the baseline started for it, after the judging where the ground has no room for all at once."""
+        if not self.ground.judged_alone:
+            with self.vllm(setting) as baseline:
+                return self.paired(candidate, baseline, scenario, policy)
+        self.judged(candidate, None, scenario)
+        with self.vllm(setting) as baseline:
+            return self._measured(candidate, baseline, scenario, policy)
+
+    def _measured(
+        self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy
+    ) -> EvaluateResponse:
         response = self._evaluate(
             EvaluateRequest(
                 mode="paired", candidate=_endpoint(candidate), baseline=_endpoint(baseline),
@@ -151,12 +203,14 @@ class Workbench:
             raise SystemExit(f"could not be measured: {response.reason.value}: {response.message}")
         return response
 
-    def _judge(self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec) -> None:
+    def judged(self, candidate: RunningServer, baseline: RunningServer | None, scenario: ScenarioSpec) -> JudgeResponse:
+        """The judge's checks. Ends the bench where one fails: what is not right is not timed."""
         request = JudgeRequest(
-            candidate=_endpoint(candidate), baseline=_endpoint(baseline), model_dir=self.model_dir, scenario=scenario,
-            seed=secrets.token_hex(32), output_dir=self._samples(), samples=JUDGED, wall_clock=JUDGING_SECONDS,
+            candidate=_endpoint(candidate), baseline=_endpoint(baseline) if baseline else None,
+            model_dir=self.model_dir, scenario=scenario, seed=secrets.token_hex(32), output_dir=self._samples(),
+            samples=self.ground.judged, wall_clock=self.ground.judging_seconds,
         )  # fmt: skip
-        response = uvloop.run(judge(request, open_reference=open_reference))
+        response = uvloop.run(judge(request, open_reference=self.ground.open_reference))
         for check in response.checks:
             print(
                 f"  judge: {check.name:22} {check.reason.value:14} {check.seconds:6.2f} s  {check.message}", flush=True
@@ -164,9 +218,10 @@ class Workbench:
         if not response.judgement.passed:
             failed = [f"{v.gate}: {v.reason}: {v.message}" for v in response.judgement.verdicts if not v.passed]
             raise SystemExit(f"the candidate does not pass the judge: {'; '.join(failed)}")
+        return response
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateResponse:
-        return uvloop.run(evaluate(request, verify=verifier(open_reference), progress=_say))
+        return uvloop.run(evaluate(request, verify=verifier(self.ground.open_reference), progress=_say))
 
     def _samples(self) -> Path:
         folder = self.folder / "samples" / secrets.token_hex(4)
@@ -180,7 +235,7 @@ class Workbench:
         policy: MeasurementPolicy,
         key: Callable[[EvaluateResponse], float],
     ) -> dict[Load, tuple[Setting, str]]:
-        """For each load vLLM's best of these settings by `key`, and a line with all of them. Each is measured alone.
+        """For each load the baseline's best of these settings by `key`, and a line with all of them. Each is measured alone.
 
         One that does not start, or is so slow that requests time out, is no choice, and a printed line says so.
         """
@@ -191,19 +246,21 @@ class Workbench:
                     for load, scenario in loads.items():
                         response = self._alone(server, scenario, policy)
                         if response.objective is None:
-                            print(f"  vLLM, {setting.name}, {load}: {response.message}", flush=True)
+                            print(
+                                f"  {self.ground.engine.name}, {setting.name}, {load}: {response.message}", flush=True
+                            )
                             continue
                         value = key(response)
-                        print(f"  vLLM, {setting.name}, {load}: {value:.1f} tok/s", flush=True)
+                        print(f"  {self.ground.engine.name}, {setting.name}, {load}: {value:.1f} tok/s", flush=True)
                         found[load].append((value, setting))
             except ServerError as error:
-                print(f"  vLLM, {setting.name}: {error.reason}", flush=True)
+                print(f"  {self.ground.engine.name}, {setting.name}: {error.reason}", flush=True)
         return {load: best(values) for load, values in found.items()}
 
 
 def best(values: Sequence[tuple[float, Setting]]) -> tuple[Setting, str]:
     if not values:
-        raise SystemExit("vLLM could be measured with no setting")
+        raise SystemExit("the baseline could be measured with no setting")
     listed = "; ".join(f"{setting.name}: {value:.0f}" for value, setting in values)
     return max(values, key=lambda one: one[0])[1], listed
 
@@ -231,7 +288,8 @@ def ratio_row(bar: str, ratio: Speedup, target: float | None, note: str) -> Row:
 
 
 def _endpoint(server: RunningServer) -> Endpoint:
-    return Endpoint(url=server.url, pid=server.process.pid, accepts_prediction="vllm" not in server.spec.name.lower())
+    own = server.spec.name not in ("vLLM", "transformers")
+    return Endpoint(url=server.url, pid=server.process.pid, accepts_prediction=own)
 
 
 def _say(event: str, **fields: Any) -> None:

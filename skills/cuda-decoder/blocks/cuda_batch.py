@@ -32,13 +32,15 @@ class Wide(NamedTuple):
 class Step(NamedTuple):
     """A step on the device; int32. `tiles` and `tables` are as in `kernels_reference.attend`.
 
-    `outputs`: the rows whose results are wanted (int64), or None for all. `mixed`: where attention's results go, or None.
+    `drafts` is as in `kernels_reference.accept_drafts`, among the rows whose results are wanted: `outputs` (int64), or None
+    for all rows. `mixed`: where attention's results go, or None.
     """
 
     tokens: Tensor
     positions: Tensor
     slots: Tensor
     tiles: Tensor
+    drafts: Tensor
     tables: Tensor
     splits: int
     wide: Sequence[Wide] = ()
@@ -51,6 +53,7 @@ class _Arrays(NamedTuple):
     positions: Any
     slots: Any
     tiles: Any
+    drafts: Any
 
 
 class Batch:
@@ -61,7 +64,7 @@ class Batch:
         self._scratch = scratch_page * spec.PAGE_TOKENS
         self._tile_rows = tile_rows
         pinned = device.type == "cuda"
-        words = 3 * _aligned(spec.STEP_TOKENS) + 4 * spec.STEP_TOKENS
+        words = 3 * _aligned(spec.STEP_TOKENS) + 4 * spec.STEP_TOKENS + 2 * spec.MAX_SEQUENCES
         self._sent = torch.zeros(words, dtype=torch.int32, pin_memory=pinned)
         self._words = torch.zeros(words, dtype=torch.int32, device=device)
         widest = pages_for(spec.MAX_MODEL_LEN)
@@ -75,12 +78,20 @@ class Batch:
         """How many tiles up to `sequences` narrow segments of `rows` rows together may need."""
         return min(rows, rows // self._tile_rows + sequences)
 
-    def arrays(self, rows: int, tiles: int) -> _Arrays:
+    def arrays(self, rows: int, tiles: int, sequences: int) -> _Arrays:
         """The device's arrays for a step of this size. They start at multiples of 16 bytes, which kernels make use of."""
-        return _cut(self._words, rows, tiles)
+        return _cut(self._words, rows, tiles, sequences)
 
-    def fill(self, segments: Sequence[Segment], rows: int, tiles: int) -> None:
-        """Lay `segments` out, pad to `rows` and `tiles`, and send it all to the device.
+    def fill(
+        self,
+        segments: Sequence[Segment],
+        rows: int,
+        tiles: int,
+        sequences: int,
+        firsts: Sequence[int],
+    ) -> None:
+        """Lay `segments` out, pad to `rows`, `tiles` and `sequences`, and send it all to the device. `firsts`: where the
+        results of each segment that wants some begin.
 
         Raises `DecoderError` for a step that is refused; the device has then not been touched.
         """
@@ -108,7 +119,7 @@ class Batch:
                     cuts = range(0, count, most)
                     cut += [(row + done, min(most, count - done), index, start + done) for done in cuts]
             row += count
-        host = _cut(self._sent.numpy(), rows, tiles)
+        host = _cut(self._sent.numpy(), rows, tiles, sequences)
         for array, values, padding in (
             (host.tokens, tokens, 0),
             (host.positions, positions, 0),
@@ -119,7 +130,10 @@ class Batch:
         if cut:
             host.tiles[:, : len(cut)] = np.array(cut, np.int32).T
         host.tiles[:, len(cut) :] = 0
-        used = 3 * _aligned(rows) + 4 * tiles
+        host.drafts[0, : len(firsts)] = firsts
+        host.drafts[1, : len(firsts)] = [segment.outputs for segment in segments if segment.outputs]
+        host.drafts[:, len(firsts) :] = 0
+        used = 3 * _aligned(rows) + 4 * tiles + 2 * sequences
         self._words[:used].copy_(self._sent[:used], non_blocking=True)
         if changed:
             self.tables[:changed].copy_(self._sent_tables[:changed], non_blocking=True)
@@ -176,12 +190,14 @@ def _aligned(words: int) -> int:
     return -(-words // 4) * 4
 
 
-def _cut(words: Any, rows: int, tiles: int) -> _Arrays:
+def _cut(words: Any, rows: int, tiles: int, sequences: int) -> _Arrays:
     step = _aligned(rows)
     at = 3 * step
+    drafts = at + 4 * tiles
     return _Arrays(
         words[:rows],
         words[step : step + rows],
         words[2 * step : 2 * step + rows],
         words[at : at + 4 * tiles].reshape(4, tiles),
+        words[drafts : drafts + 2 * sequences].reshape(2, sequences),
     )

@@ -1,7 +1,7 @@
 """The decoder step for an NVIDIA GPU: PyTorch's matrix products, Triton kernels between them, CUDA graphs around both.
 
 A step is laid out on the host (`cuda_batch`), sent in one copy, and runs without waiting for the host until the chosen
-tokens, four bytes a row, come back. Steps of few rows are padded to a bucket and replayed as a graph (`cuda_graphs`);
+tokens, eight bytes a sequence, come back. Steps of few rows are padded to a bucket and replayed as a graph (`cuda_graphs`);
 steps with chunks of prompts run as they come, with PyTorch's FlashAttention for the chunks.
 
 Within one bucket a row has the same bits whatever else is in the step: matrix products have one shape, attention adds up in
@@ -11,7 +11,7 @@ a fixed order (`kernels_attention`). Between buckets, and between chunks of a pr
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -23,12 +23,15 @@ from torch.nn.attention.bias import causal_lower_right
 from . import kernels_reference, spec
 from .cuda_batch import NARROW_ROWS, Batch, Step, Wide
 from .cuda_device import cache_pages, require_device
-from .cuda_graphs import FEW, Graphs, Size, buckets
+from .cuda_graphs import FEW, Graphs, Results, Size, buckets
 from .cuda_weights import CheckpointSource, Layer, Source, fused, model_dtype, vector, weight_bytes
-from .decoder import Segment
+from .decoder import Outcome, Segment
 from .decoder_errors import DecoderError, StepMemoryError
 from .model_config import check_against_spec, read_config, rope_tables
 from .weights import Weights
+
+CHOOSABLE = ("add_rms_norm", "rotate_and_store", "swiglu", "choose")
+"""Kernels whose PyTorch form never waits for the host, so that it can be recorded in a graph."""
 
 
 class CudaDecoder:
@@ -90,10 +93,42 @@ class CudaDecoder:
         (nothing is lost: the same rows may be written again), and `DecoderError` when the driver reports an error, after
         which the process cannot use the device any more.
         """
-        if self._closed:
-            raise DecoderError("the decoder was closed")
         if not segments:
             return np.empty(0, np.int32), None
+        computed = self._try(segments)
+        try:
+            return computed.chosen.cpu().numpy()[computed.places], self._logits(computed)
+        except RuntimeError as error:
+            _raise_driver_error(error)
+
+    @torch.inference_mode()
+    def launch(self, segments: Sequence[Segment]) -> "Launched":
+        """See `decoder.Decoder.launch`. Raises what `forward` raises, but what the driver finds later: `wait` has that."""
+        computed = self._try(segments)
+        if self._device.type == "cuda":
+            # Whole and without gaps: only then the copy is the device's business alone.
+            back = self._back[: computed.accepted.numel()].view(2, -1)
+            back.copy_(computed.accepted, non_blocking=True)
+            self._done.record()
+        else:
+            back = computed.accepted
+        return Launched(self, computed, back, len([s for s in segments if s.outputs]))
+
+    @torch.inference_mode()
+    def finish(self, launched: "Launched") -> Outcome:
+        """The outcome of a step once the device has done it."""
+        try:
+            if self._device.type == "cuda":
+                self._done.synchronize()  # other threads run meanwhile
+            accepted, chosen = launched.back[:, : launched.count].tolist()
+            return Outcome(accepted, chosen, self._logits(launched.computed))
+        except RuntimeError as error:
+            _raise_driver_error(error)
+
+    def _try(self, segments: Sequence[Segment]) -> "_Computed":
+        """Begin a step, a second time where memory was short."""
+        if self._closed:
+            raise DecoderError("the decoder was closed")
         rows = sum(len(segment.tokens) for segment in segments)
         if rows > spec.STEP_TOKENS:
             raise DecoderError(f"the step has more than STEP_TOKENS = {spec.STEP_TOKENS} rows")
@@ -112,6 +147,11 @@ class CudaDecoder:
             raise StepMemoryError(
                 f"{self._name} has no memory for a step of {rows} rows of {len(segments)} sequences. {_first_line(error)}"
             ) from error
+
+    def _logits(self, computed: "_Computed") -> NDArray[np.float32] | None:
+        if not computed.asked:
+            return None
+        return computed.logits[torch.tensor(computed.asked, device=self._device)].cpu().numpy()
 
     def close(self) -> None:
         """Release weights, cache and graphs; idempotent."""
@@ -144,6 +184,9 @@ class CudaDecoder:
         # Rows that share a product of the attention kernel; with drafts the same tile serves one row and all of them.
         self._tile_rows = max(1, (16 if spec.SPECULATION == "none" else 64) // group)
         self._batch = Batch(self._device, kv_pages=self.pages, scratch_page=self.pages, tile_rows=self._tile_rows)
+        if self._device.type == "cuda":
+            self._back = torch.zeros(2 * spec.MAX_SEQUENCES, dtype=torch.int32, pin_memory=True)
+            self._done = torch.cuda.Event()
         self._graphs = Graphs(self._device)
         self._buckets = buckets()
         for rows in reversed(self._buckets):
@@ -159,42 +202,46 @@ class CudaDecoder:
         """The step that a bucket has for so many sequences."""
         few = sequences <= FEW
         most = min(FEW if few else spec.MAX_SEQUENCES, rows)
-        return Size(rows, self._batch.tiles_of(rows, most), self._splits[0 if few else 1])
+        return Size(rows, self._batch.tiles_of(rows, most), self._splits[0 if few else 1], most)
 
     def _bucket_step(self, size: Size) -> Step:
-        arrays = self._batch.arrays(size.rows, size.tiles)
+        arrays = self._batch.arrays(size.rows, size.tiles, size.sequences)
         shape = (size.rows, spec.HEADS, spec.HEAD_DIM)
         mixed = torch.zeros(shape, dtype=model_dtype(), device=self._device)  # rows that only pad stay zero
         return Step(*arrays, tables=self._batch.tables, splits=size.splits, mixed=mixed)
 
-    def _forward(self, segments: Sequence[Segment], rows: int) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+    def _forward(self, segments: Sequence[Segment], rows: int) -> "_Computed":
         batch = self._batch
         ends = np.cumsum([len(s.tokens) for s in segments]).tolist()
-        wanted = [row for s, end in zip(segments, ends, strict=True) for row in range(end - s.outputs, end)]
         bucket = next((size for size in self._buckets if size >= rows), None)
+        wanted = [row for s, end in zip(segments, ends, strict=True) for row in range(end - s.outputs, end)]
+        asked = [segment.logits for segment in segments for _ in range(segment.outputs)]
         if bucket is not None and all(len(s.tokens) <= NARROW_ROWS for s in segments):
             size = self._size(bucket, len(segments))
-            batch.fill(segments, size.rows, size.tiles)
-            chosen, logits = self._graphs.run(size)
-            at = wanted
+            firsts = [end - s.outputs for s, end in zip(segments, ends, strict=True) if s.outputs]
+            batch.fill(segments, size.rows, size.tiles, size.sequences, firsts)
+            chosen, accepted, logits = self._graphs.run(size)
+            places = wanted
         else:
             tiles = batch.tiles_in(segments)
-            batch.fill(segments, rows, tiles)
+            starts = np.cumsum([0, *(s.outputs for s in segments if s.outputs)]).tolist()[:-1]
+            batch.fill(segments, rows, tiles, len(starts), starts)
             step = Step(
-                *batch.arrays(rows, tiles),
+                *batch.arrays(rows, tiles, len(starts)),
                 tables=batch.tables,
                 splits=self._splits[1],
                 wide=batch.wide(segments),
                 outputs=torch.tensor(wanted, dtype=torch.int64, device=self._device),
             )
-            chosen, logits = self._compute(step)
-            at = list(range(len(wanted)))
-        asked = [place for place, s in zip(at, _by_output(segments), strict=True) if s.logits]
-        found = logits[torch.tensor(asked, device=self._device)].cpu().numpy() if asked else None
-        return chosen.cpu().numpy()[at], found
+            chosen, accepted, logits = self._compute(step)
+            places = list(range(len(wanted)))
+        return _Computed(
+            chosen, accepted, logits, places, [at for at, wants in zip(places, asked, strict=True) if wants]
+        )
 
-    def _compute(self, step: Step) -> tuple[Tensor, Tensor]:
-        """(int32 [outputs], float32 [outputs, VOCAB_SIZE]): one walk through the layers, nothing of it on the host."""
+    def _compute(self, step: Step) -> Results:
+        """(int32 [outputs], int32 [2, segments] as `accept_drafts`, float32 [outputs, VOCAB_SIZE]): one walk through the
+        layers, nothing of it on the host."""
         run, dtype, eps = self._operations, model_dtype(), spec.RMS_EPS
         hidden = functional.embedding(step.tokens, self._embeddings).float()
         delta: Tensor | None = None
@@ -215,13 +262,16 @@ class CudaDecoder:
             delta = functional.linear(mixed, layer.out, layer.out_bias)
             normed = run.add_rms_norm(hidden, delta, layer.mlp_norm, eps, dtype)
             delta = functional.linear(run.swiglu(functional.linear(normed, layer.gate_up)), layer.down)
+        tokens = step.tokens
         if step.outputs is not None:
             if not len(step.outputs):
-                return torch.empty(0, dtype=torch.int32), torch.empty(0)
-            hidden = hidden[step.outputs]
+                empty = torch.empty(0, dtype=torch.int32)
+                return empty, torch.empty((2, 0), dtype=torch.int32), torch.empty(0)
+            hidden, tokens = hidden[step.outputs], tokens[step.outputs]
             delta = delta[step.outputs] if delta is not None else None
         logits = self._project(run.add_rms_norm(hidden, delta, self._final_norm, eps, dtype))
-        return run.choose(logits), logits
+        chosen = run.choose(logits)
+        return chosen, run.accept_drafts(chosen, tokens, step.drafts), logits
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
         mixed = torch.empty_like(q) if step.mixed is None else step.mixed
@@ -249,6 +299,28 @@ class CudaDecoder:
         return functional.linear(normed, self._head).float()
 
 
+class _Computed(NamedTuple):
+    """A step's results on the device. `places`: the rows of the outputs; `asked`: those whose logits are wanted."""
+
+    chosen: Tensor
+    accepted: Tensor
+    logits: Tensor
+    places: list[int]
+    asked: list[int]
+
+
+class Launched(NamedTuple):
+    """See `decoder.Launched`. `back`: where the device writes what `accept_drafts` found, for `count` segments."""
+
+    decoder: CudaDecoder
+    computed: _Computed
+    back: Tensor
+    count: int
+
+    def wait(self) -> Outcome:
+        return self.decoder.finish(self)
+
+
 def _splits(sequences: int, processors: int) -> int:
     """Into how many parts attention cuts contexts, so that so many sequences keep all processors of the device busy."""
     splits = 1
@@ -262,13 +334,24 @@ def _operations(device: torch.device) -> Any:
         return kernels_reference
     from . import kernels_attention, kernels_choice, kernels_rows
 
-    return SimpleNamespace(
+    made = SimpleNamespace(
         add_rms_norm=kernels_rows.add_rms_norm,
         rotate_and_store=kernels_rows.rotate_and_store,
         swiglu=kernels_rows.swiglu,
         attend=kernels_attention.attend,
         choose=kernels_choice.choose,
+        accept_drafts=kernels_choice.accept_drafts,
     )
+    return with_torch(made, spec.TORCH_KERNELS)
+
+
+def with_torch(made: SimpleNamespace, names: str) -> SimpleNamespace:
+    """`made` with PyTorch's kernels for `names` (with commas), where measuring found them faster."""
+    for name in filter(None, names.split(",")):
+        if name not in CHOOSABLE:
+            raise DecoderError(f"TORCH_KERNELS names {name}; PyTorch can take the place of {', '.join(CHOOSABLE)}")
+        setattr(made, name, getattr(kernels_reference, name))
+    return made
 
 
 def _attend_wide(q: Tensor, keys: Tensor, values: Tensor, wide: Wide) -> Tensor:
@@ -282,10 +365,6 @@ def _attend_wide(q: Tensor, keys: Tensor, values: Tensor, wide: Wide) -> Tensor:
         enable_gqa=True,
     )
     return mixed[0].transpose(0, 1)
-
-
-def _by_output(segments: Sequence[Segment]) -> list[Segment]:
-    return [segment for segment in segments for _ in range(segment.outputs)]
 
 
 def _raise_driver_error(error: RuntimeError) -> NoReturn:

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from . import spec
 
-Run = Callable[[], tuple[Tensor, Tensor]]
+Results = tuple[Tensor, Tensor, Tensor]
+Run = Callable[[], Results]
 FEW = 4  # so many sequences or fewer: attention cuts their contexts into more parts
 _WARM_UPS = 2  # compiles the kernels and lets cuBLAS choose before anything is recorded
 
 
 class Size(NamedTuple):
-    """What tells recorded steps apart: rows, tiles of the attention kernel, parts that it cuts a context into."""
+    """What tells recorded steps apart: rows, tiles of the attention kernel, parts that it cuts a context into, sequences."""
 
     rows: int
     tiles: int
     splits: int
+    sequences: int
 
 
 def buckets() -> list[int]:
@@ -44,7 +46,7 @@ class Graphs:
     """Recorded steps by their size. All share one pool of memory: only the newest results are valid."""
 
     def __init__(self, device: torch.device) -> None:
-        self._recorded: dict[Size, tuple[Any, tuple[Tensor, Tensor]]] = {}
+        self._recorded: dict[Size, tuple[Any, Results]] = {}
         self._runs: dict[Size, Run] = {}
         self._records = device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if self._records else None
@@ -69,7 +71,7 @@ class Graphs:
             results = run()
         self._recorded[size] = graph, results
 
-    def run(self, size: Size) -> tuple[Tensor, Tensor]:
+    def run(self, size: Size) -> Results:
         """The results of the step of this size over what its tensors hold now."""
         if size in self._runs:
             return self._runs[size]()

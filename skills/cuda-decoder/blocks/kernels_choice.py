@@ -60,22 +60,26 @@ def _choose_row(best, place, chosen, parts: tl.constexpr, block: tl.constexpr, n
     tl.store(chosen + row, tl.where(tl.min(where, 0) < 0, -1, first))
 
 
-def accept_prefix(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
-    """See `kernels_reference.accept_prefix`; a segment may have up to 1024 rows."""
+def accept_drafts(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
+    """See `kernels_reference.accept_drafts`; a segment may have up to 1024 rows."""
     count = segments.shape[1]
-    accepted = torch.empty(count, dtype=torch.int32, device=chosen.device)
+    found = torch.empty((2, count), dtype=torch.int32, device=chosen.device)
     block = max(16, min(1024, triton.next_power_of_2(chosen.shape[0])))
-    _accept_prefix[(count,)](chosen, tokens, segments, accepted, count, block=block, num_warps=1)
-    return accepted
+    _accept_drafts[(count,)](chosen, tokens, segments, found, count, block=block, num_warps=1)
+    return found
 
 
 @triton.jit(do_not_specialize=["count"])
-def _accept_prefix(chosen, tokens, segments, accepted, count, block: tl.constexpr):
+def _accept_drafts(chosen, tokens, segments, found, count, block: tl.constexpr):
     segment = tl.program_id(0)
     first = tl.load(segments + segment)
-    drafted = tl.load(segments + count + segment) - 1
+    rows = tl.load(segments + count + segment)
+    drafted = tl.maximum(rows - 1, 0)
     item = tl.arange(0, block)
+    # Beyond the draft both are the same, so only a drafted token can be wrong.
     made = tl.load(chosen + first + item, mask=item < drafted, other=0)
     held = tl.load(tokens + first + 1 + item, mask=item < drafted, other=0)
-    wrong = tl.where((item < drafted) & (made != held), item, drafted)
-    tl.store(accepted + segment, tl.min(wrong, 0))
+    accepted = tl.min(tl.where(made != held, item, drafted), 0)
+    tl.store(found + segment, accepted)
+    behind = tl.load(chosen + first + accepted, mask=rows > 0, other=-1)
+    tl.store(found + count + segment, behind)

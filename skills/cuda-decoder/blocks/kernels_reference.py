@@ -93,17 +93,20 @@ def choose(logits: Tensor) -> Tensor:
     return torch.where(broken, -1, logits.argmax(1)).to(torch.int32)
 
 
-def accept_prefix(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
-    """How many drafted tokens of every segment the model chose itself: int32 [segments] (arXiv 2211.17192, greedy).
+def accept_drafts(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
+    """How many drafted tokens of every segment the model chose itself, and what it makes of the row behind them: int32
+    [2, segments] (arXiv 2211.17192, greedy).
 
     `chosen` and `tokens` are int32 [R]: what the model makes of each row, and what the row holds. `segments` is int32
-    [2, segments]: first row and number of rows, the newest token and then its draft.
+    [2, segments]: first row and number of rows, the newest token and then its draft; without rows the result is 0 and −1.
     """
     accepted: list[int] = []
+    behind: list[int] = []
     for first, rows in segments.T.tolist():
-        right = chosen[first : first + rows - 1] == tokens[first + 1 : first + rows]
+        right = chosen[first : first + max(0, rows - 1)] == tokens[first + 1 : first + max(1, rows)]
         accepted.append(int(right.int().cumprod(0).sum()))
-    return torch.tensor(accepted, dtype=torch.int32, device=chosen.device)
+        behind.append(int(chosen[first + accepted[-1]]) if rows else -1)
+    return torch.tensor([accepted, behind], dtype=torch.int32, device=chosen.device)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

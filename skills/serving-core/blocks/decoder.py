@@ -28,6 +28,26 @@ class Segment(NamedTuple):
     logits: bool
 
 
+class Outcome(NamedTuple):
+    """What a step gave the segments that wanted outputs, in their order.
+
+    `accepted`: how many of a segment's drafted tokens, from the first, the model chose itself. `chosen`: what it makes of
+    the row behind them: the next token, or −1 where the logits are not numbers. `logits` as `forward` gives them.
+    """
+
+    accepted: list[int]
+    chosen: list[int]
+    logits: NDArray[np.float32] | None
+
+
+class Launched(Protocol):
+    """A step that a device is busy with."""
+
+    def wait(self) -> Outcome:
+        """Until it is done. Raises what `forward` raises."""
+        ...
+
+
 class Decoder(Protocol):
     """Runs the model over at most `spec.STEP_TOKENS` rows a call; called from one thread at a time."""
 
@@ -53,6 +73,33 @@ class Decoder(Protocol):
         """
         ...
 
+    def launch(self, segments: Sequence[Segment]) -> Launched:
+        """Begin the step that `forward` would do, and leave the host to its own work: decoders on a device have this
+        (`spec.DECODER` says which they are). The next step may be begun when this one was waited for."""
+        ...
+
     def close(self) -> None:
         """Release memory and threads; idempotent."""
         ...
+
+
+def accept(
+    segments: Sequence[Segment], argmax: NDArray[np.int32], logits: NDArray[np.float32] | None = None
+) -> Outcome:
+    """What follows from the tokens that the model chose for every output row (arXiv 2211.17192, greedy)."""
+    choices: list[int] = argmax.tolist()
+    accepted: list[int] = []
+    chosen: list[int] = []
+    row = 0
+    for segment in segments:
+        count = segment.outputs
+        if count == 0:
+            continue
+        draft = segment.tokens[len(segment.tokens) - count + 1 :]
+        right = 0
+        while right < count - 1 and choices[row + right] == draft[right]:
+            right += 1
+        accepted.append(right)
+        chosen.append(choices[row + right])
+        row += count
+    return Outcome(accepted, chosen, logits)

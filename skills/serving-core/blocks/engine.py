@@ -9,6 +9,9 @@ its tokens are kept, and rows do not depend on how they were chunked.
 The engine runs on a thread of its own, so that HTTP work overlaps with arithmetic (the decoder releases the GIL).
 Other threads call only `submit`, `cancel` and `stop`. One step makes at most one call of `deliver`, with the deltas
 of all sequences.
+
+Texts and statistics of a step are not needed to plan the next one. Where a device computes (`Decoder.launch`), they are made
+while it is busy with that; elsewhere at once.
 """
 
 import logging
@@ -21,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import spec
-from .decoder import Decoder, Segment
+from .decoder import Decoder, Outcome, Segment, accept
 from .decoder_errors import StepMemoryError
 from .kv_pages import PagePool, pages_for
 from .metrics import EngineStats
+from .outbox import Deliver, Made, Outbox
 from .sampling import TokenLogprobs, token_logprobs
 from .sequence import Delta, FinishReason, Sequence
 
@@ -39,7 +43,6 @@ if spec.SPECULATION == "prompt-lookup":
 
 log = logging.getLogger("stack.engine")
 
-Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
 _NO_DRAFT: list[int] = []
 _NOT_A_NUMBER = (
     "the model's logits for this request are not numbers (NaN): the checkpoint is damaged, or its numbers overflow in "
@@ -75,6 +78,7 @@ class Engine:
         self._deliver = deliver
         self._clock = clock
         self.stats = stats
+        self._outbox = Outbox(deliver, stats)
         if spec.PREFIX_REUSE:
             self.pool = PrefixPool(decoder.pages)
         else:
@@ -141,7 +145,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not (self._inbox or self._waiting or self._running)
+        return not (self._inbox or self._waiting or self._running or self._outbox)
 
     # The engine thread.
 
@@ -156,9 +160,11 @@ class Engine:
             if not worked:
                 self._wake.wait()
                 self._wake.clear()
+        self._outbox.send()
 
     def _fail_all(self, failure: str) -> None:
         self.failure = failure
+        self._outbox.send()
         sequences = [*self._running, *self._waiting, *self._inbox]
         self._running.clear()
         self._waiting.clear()
@@ -172,23 +178,36 @@ class Engine:
         self._sweep()
         self._admit()
         if not self._running:
+            self._outbox.send()
             self._publish()
             return False
         started = self._clock()
         batch, segments = self._plan()
         try:
-            argmax, logits = self._decoder.forward(segments)
+            outcome = self._compute(segments)
         except StepMemoryError as error:
+            self._outbox.send()
             self._shed(batch[0][0], sum(len(segment.tokens) for segment in segments), error)
             return True
         finished = self._clock()
         rows = sum(len(segment.tokens) for segment in segments)
         if spec.SPECULATION != "none":
             self._width.observe(rows, finished - started)
-        self._absorb(batch, segments, argmax, logits, finished)
+        self._absorb(batch, segments, outcome, finished)
+        if spec.DECODER != "cuda":
+            self._outbox.send()
         self.stats.step(rows, finished - started)
         self._publish()
         return True
+
+    def _compute(self, segments: list[Segment]) -> Outcome:
+        """One step of the decoder. A device gets its work first, and the last step's texts are made meanwhile."""
+        if spec.DECODER == "cuda":
+            launched = self._decoder.launch(segments)
+            self._outbox.send()
+            return launched.wait()
+        else:  # noqa: RET505 - one of the branches is all that a composed stack has
+            return accept(segments, *self._decoder.forward(segments))
 
     def _publish(self) -> None:
         stats = self.stats
@@ -293,35 +312,28 @@ class Engine:
     def _shed(self, first: Sequence, rows: int, error: StepMemoryError) -> None:
         """Go on with half as many rows a step; every sequence that ends gives some back. A row alone that fails, fails."""
         if rows == 1:
-            self._deliver(self._fail(first, str(error)))
+            self._fail(first, str(error), self._clock())
+            self._outbox.send()
             return
         self._rows = rows // 2
         log.warning("%s Going on with steps of %d rows", error, self._rows)
         while len(self._running) > self._rows:
             self._put_back()
 
-    def _fail(self, sequence: Sequence, failure: str) -> list[tuple[Sequence, Delta]]:
-        """End one sequence with an error; the others go on. What there is to deliver."""
+    def _fail(self, sequence: Sequence, failure: str, now: float) -> None:
+        """End one sequence with an error; the others go on."""
         log.error("a request failed: %s", failure)
         if spec.PREFIX_REUSE:
             self.pool.forget(sequence.pages)
         self.pool.release(sequence.pages)
         self._running.remove(sequence)
-        self.stats.finished(sequence, "error", self._clock())
-        return [] if sequence.cancelled else [(sequence, Delta([], "", [], "error", failure, 0, 0))]
+        self._outbox.append(Made(sequence, [], "", [], "error", failure, 0, 0, now))
 
     def _absorb(
-        self,
-        batch: list[tuple[Sequence, list[int]]],
-        segments: list[Segment],
-        argmax: NDArray[np.int32],
-        logits: NDArray[np.float32] | None,
-        now: float,
+        self, batch: list[tuple[Sequence, list[int]]], segments: list[Segment], outcome: Outcome, now: float
     ) -> None:
-        """Turn the results of a step into tokens, and deliver them."""
-        choices: list[int] = argmax.tolist()
-        events: list[tuple[Sequence, Delta]] = []
-        output_row = logits_row = 0
+        """Turn the results of a step into tokens; the outbox delivers them."""
+        number = logits_row = 0
         for (sequence, draft), segment in zip(batch, segments, strict=True):
             count = segment.outputs
             sequence.computed = segment.start + len(segment.tokens) - len(draft)
@@ -329,51 +341,58 @@ class Engine:
                 self.pool.remember(sequence.pages, sequence.tokens, sequence.computed)
             if count == 0:
                 continue
-            greedy = choices[output_row : output_row + count]
-            output_row += count
+            right, chosen = outcome.accepted[number], outcome.chosen[number]
+            number += 1
             rows: NDArray[np.float32] | None = None
-            if segment.logits and logits is not None:
-                rows = logits[logits_row : logits_row + count]
+            if segment.logits and outcome.logits is not None:
+                rows = outcome.logits[logits_row : logits_row + count]
                 logits_row += count
-            if greedy[0] < 0:
-                events += self._fail(sequence, _NOT_A_NUMBER)
+            if right == 0 and chosen < 0:
+                self._fail(sequence, _NOT_A_NUMBER, now)
                 continue
-            delta = self._extend(sequence, draft, greedy, rows)
-            self.stats.produced(sequence, delta, now)
-            if delta.finish is not None:
+            made = self._extend(sequence, draft, right, chosen, rows, now)
+            self._outbox.append(made)
+            if made.finish is not None:
                 self.pool.release(sequence.pages)
                 self._running.remove(sequence)
                 self._rows = min(self._rows + 1 + self._rows // 4, spec.STEP_TOKENS)
-                self.stats.finished(sequence, delta.finish, now)
-            if not sequence.cancelled:
-                events.append((sequence, delta))
-        if events:
-            self._deliver(events)
 
     def _extend(
         self,
         sequence: Sequence,
         draft: list[int],
-        greedy: list[int],
+        right: int,
+        chosen: int,
         rows: NDArray[np.float32] | None,
-    ) -> Delta:
-        """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give."""
+        now: float,
+    ) -> Made:
+        """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give.
+
+        `right` and `chosen` say what that is in greedy decoding; who asked for logits has `rows`, from which it is chosen.
+        """
         params = sequence.params
         tokens: list[int] = []
-        text = ""
+        # A stop string ends a sequence by its text; without one the text can wait.
+        text = None if sequence.stops is None else ""
         logprobs: list[TokenLogprobs] = []
         finish: FinishReason | None = None
         reason: str | int | None = None
         accepted = 0
         for i in range(len(draft) + 1):
-            if i > 0 and greedy[i] < 0:
+            if rows is None:
+                token = draft[i] if i < right else chosen
+            else:
+                token = -1 if np.isnan(rows[i]).any() else sequence.sampler.choose(rows[i], sequence.generated)
+            if token < 0:
                 break  # not a number: the next step computes this row again, alone, and fails with it
-            token = greedy[i] if rows is None else sequence.sampler.choose(rows[i], sequence.generated)
             if rows is not None and params.logprobs is not None:
                 logprobs.append(token_logprobs(rows[i], token, params.logprobs))
             tokens.append(token)
-            piece, finish, reason = sequence.append(token)
-            text += piece
+            if text is None:
+                finish, reason = sequence.take(token)
+            else:
+                piece, finish, reason = sequence.append(token)
+                text += piece
             if i < len(draft) and draft[i] == token:
                 accepted += 1
                 if finish is None:
@@ -384,4 +403,4 @@ class Engine:
             drafter = sequence.drafter
             if drafter is not None:
                 drafter.observe(tokens)
-        return Delta(tokens, text, logprobs, finish, reason, accepted, len(draft) - accepted)
+        return Made(sequence, tokens, text, logprobs, finish, reason, accepted, len(draft) - accepted, now)

@@ -103,7 +103,7 @@ def _decoder(model: Path) -> Decoder:
     elif spec.DECODER == "cuda":  # noqa: RET505 - one of the branches is all that a composed stack has
         from .cuda_decoder import CudaDecoder
 
-        return CudaDecoder(model, kv_pages=spec.KV_PAGES)
+        return CudaDecoder(model, kv_pages=spec.KV_PAGES, device=spec.DEVICE)
     else:
         from .torch_decoder import TorchDecoder
 

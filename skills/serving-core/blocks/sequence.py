@@ -79,6 +79,18 @@ class Sequence:
 
     def append(self, token: int) -> tuple[str, FinishReason | None, str | int | None]:
         """Add one output token: the text that it releases, and whether and why the sequence ends with it."""
+        finish, reason = self.take(token)
+        text = self.render(token, finish)
+        if self.stops is not None:
+            text = self.stops.push(text, armed=self.generated >= self.params.min_tokens)
+            if self.stops.matched is not None:
+                finish, reason = "stop", self.stops.matched
+            elif finish is not None:
+                text += self.stops.finish()
+        return text, finish, reason
+
+    def take(self, token: int) -> tuple[FinishReason | None, str | int | None]:
+        """Add one output token: whether and why the sequence ends with it, as far as tokens tell."""
         params = self.params
         self.tokens.append(token)
         self.sampler.accept(token)
@@ -91,14 +103,10 @@ class Sequence:
             finish, reason = "stop", token
         elif self.generated >= params.max_tokens:
             finish = "length"
-        hidden = finish == "stop" and not params.include_stop_str_in_output
+        return finish, reason
+
+    def render(self, token: int, finish: FinishReason | None) -> str:
+        """The text that a token releases; `finish` if it is the last one. Tokens are rendered once each, in their order."""
+        hidden = finish == "stop" and not self.params.include_stop_str_in_output
         text = "" if hidden else self.text.push(token)
-        if finish is not None:
-            text += self.text.finish()
-        if self.stops is not None:
-            text = self.stops.push(text, armed=armed)
-            if self.stops.matched is not None:
-                finish, reason = "stop", self.stops.matched
-            elif finish is not None:
-                text += self.stops.finish()
-        return text, finish, reason
+        return text if finish is None else text + self.text.finish()

@@ -36,10 +36,12 @@ def events(stream: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1]]
 
 
-@pytest.fixture(scope="module")
-def fallback(chain_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module", params=[0, 2048], ids=["growing cache", "static cache"])
+def fallback(
+    request: pytest.FixtureRequest, chain_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
     home = tmp_path_factory.mktemp("fallback")
-    engine = TransformersEngine(chain_model, "m", "float32", home)
+    engine = TransformersEngine(chain_model, "m", "float32", home, static_tokens=request.param)
     log = home / "server.log"
     with RunningServer(engine.server(engine.settings()[0], free_port()), log) as server:
         yield server

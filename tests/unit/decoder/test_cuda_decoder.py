@@ -13,7 +13,7 @@ import torch
 from sartor_skills.blocks.cuda_batch import NARROW_ROWS
 from sartor_skills.blocks.cuda_decoder import CudaDecoder
 from sartor_skills.blocks.cuda_graphs import buckets
-from sartor_skills.blocks.decoder import Segment
+from sartor_skills.blocks.decoder import Segment, accept
 from sartor_skills.blocks.decoder_errors import DecoderError, StepMemoryError
 
 from sartor_skills.blocks import kernels_reference, spec
@@ -97,6 +97,53 @@ def test_drafts_of_many_sequences_in_one_step_give_each_its_own_rows(cuda_case: 
     expected = np.concatenate([rows[20 : 21 + 2 * i] for i, rows in enumerate(alone)])
     assert np.abs(logits - expected).max() < tolerance(cuda_case, expected)
     np.testing.assert_array_equal(argmax, logits.argmax(1))
+
+
+@pytest.mark.parametrize("beside", [0, NARROW_ROWS + 4], ids=["in a graph", "beside a chunk of a prompt"])
+def test_the_device_accepts_what_the_host_would(cuda_case: Case, decoder: CudaDecoder, beside: int) -> None:
+    """Drafts that are right to some token, segments without outputs and with logits between them: one result a segment."""
+    texts = [prompt(seed, 12) for seed in range(5)]
+    segments: list[Segment] = []
+    for index, text in enumerate(texts):
+        decoder.forward([Segment(pages_of(index), 0, text, 0, False)])
+        draft: list[int] = []
+        for _ in range(3):  # what greedy decoding gives, behind it something else
+            (token,), _ = decoder.forward([Segment(pages_of(index), 11, [text[11], *draft], 1, False)])
+            draft.append(int(token))
+        right = index % 4
+        wrong = [(token + 1) % spec.VOCAB_SIZE for token in draft[right:]]
+        if index != 2:
+            segments.append(Segment(pages_of(index), 11, [text[11], *draft[:right], *wrong], 4, index == 3))
+        else:
+            segments.append(Segment(pages_of(index), 11, [text[11], *draft], 0, False))
+    if beside:
+        segments.insert(1, Segment(pages_of(5), 0, prompt(9, beside), 1, False))
+        segments = [segment._replace(tokens=segment.tokens[:2], outputs=min(2, segment.outputs)) if i > 2 else segment
+                    for i, segment in enumerate(segments)]  # fmt: skip
+    expected = accept(segments, *decoder.forward(segments))
+    outcome = decoder.launch(segments).wait()
+    assert outcome.accepted == expected.accepted
+    assert outcome.chosen == expected.chosen
+    assert max(outcome.accepted) >= 1 and min(outcome.accepted) == 0
+    assert outcome.logits is not None and expected.logits is not None
+    np.testing.assert_array_equal(outcome.logits, expected.logits)
+
+
+def test_as_many_sequences_as_there_may_be_decode_in_one_graph(cuda_case: Case, decoder: CudaDecoder) -> None:
+    texts = [prompt(seed, 9) for seed in range(spec.MAX_SEQUENCES)]
+    alone: list[int] = []
+    for index, text in enumerate(texts):
+        decoder.forward([Segment(pages_of(index), 0, text[:8], 0, False)])
+        alone += decoder.forward([Segment(pages_of(index), 8, text[8:], 1, False)])[0].tolist()
+    outcome = decoder.launch([Segment(pages_of(i), 8, text[8:], 1, False) for i, text in enumerate(texts)]).wait()
+    assert outcome.chosen == alone
+    assert outcome.accepted == [0] * spec.MAX_SEQUENCES
+
+
+def test_a_step_without_outputs_is_waited_for_too(decoder: CudaDecoder) -> None:
+    for length in (2, LENGTH):
+        outcome = decoder.launch([Segment(pages_of(0), 0, prompt(length=length), 0, False)]).wait()
+        assert (outcome.accepted, outcome.chosen, outcome.logits) == ([], [], None)
 
 
 def test_a_wrong_draft_leaves_nothing_behind(cuda_case: Case, decoder: CudaDecoder) -> None:

@@ -72,8 +72,8 @@ def kernels(model: dict[str, Any]) -> Iterator[tuple[Any, dict[str, str], dict[s
         "",
     )
     yield (
-        kernels_choice._accept_prefix,
-        {"chosen": "*i32", "tokens": "*i32", "segments": "*i32", "accepted": "*i32", "count": "i32"},
+        kernels_choice._accept_drafts,
+        {"chosen": "*i32", "tokens": "*i32", "segments": "*i32", "found": "*i32", "count": "i32"},
         {"block": 64},
         {"num_warps": 1},
         "",

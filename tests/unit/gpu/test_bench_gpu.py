@@ -1,5 +1,5 @@
 """`make bench-gpu` without a GPU: what is run when, what a second run has left to do, which figures follow from which
-results.
+results; and the whole path with a tiny model (`--device cpu`).
 """
 
 import json
@@ -12,10 +12,18 @@ from typing import Any
 
 import pytest
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu.plan import STEPS, Ledger, Status, Step, next_step, run_all
-from benchmarks.gpu.report import ratio_row, roofline_table, rows, write
+from benchmarks.gpu.choice import chosen, parameters, recorded, timed
+from benchmarks.gpu.memory import TooSmallError, shares
+from benchmarks.gpu.models import MODELS, NoRoomError, checkpoint, folder_with_room
+from benchmarks.gpu.plan import DRY_STEPS, STEPS, Ledger, OtherDeviceError, Status, Step, next_step, run_all
+from benchmarks.gpu.report import roofline_table, rows, write
+from benchmarks.gpu.step import STEPS as KINDS
+from benchmarks.support.record import ROOT
 
-A, B, C = Step("a", 10), Step("b", 20, ("a",)), Step("c", 5, unless="b")
+from sartor_agents.checkpoints import ChainFacts
+from sartor_agents.judge.reference import Reference
+
+A, B = Step("a", 10), Step("b", 20, ("a",))
 
 
 class World:
@@ -30,16 +38,12 @@ class World:
         self.now += step.seconds
         return self.ends.get(step.name, "done"), {"found": step.name}
 
-    def all(self, seconds: float, steps: tuple[Step, ...] = (A, B, C)) -> list[str]:
-        return run_all(steps, Ledger.open(self.folder), self.run, seconds=seconds, clock=lambda: self.now)
+    def all(self, seconds: float, steps: tuple[Step, ...] = (A, B)) -> list[str]:
+        return run_all(steps, Ledger.open(self.folder, "cuda"), self.run, seconds=seconds, clock=lambda: self.now)
 
 
-def test_everything_in_order_and_no_fallback_that_is_not_needed(tmp_path: Path) -> None:
+def test_everything_in_order(tmp_path: Path) -> None:
     assert World(tmp_path).all(100) == ["a", "b"]
-
-
-def test_a_fallback_runs_after_what_failed(tmp_path: Path) -> None:
-    assert World(tmp_path, {"b": "failed"}).all(100) == ["a", "b", "c"]
 
 
 def test_nothing_is_begun_that_would_not_end_in_time_and_nothing_outlives_it(tmp_path: Path) -> None:
@@ -72,10 +76,14 @@ def test_a_result_that_was_cut_off_counts_as_not_there(tmp_path: Path) -> None:
 def test_the_real_plan_begins_with_proof_and_every_name_in_it_exists() -> None:
     names = [step.name for step in STEPS]
     assert len(set(names)) == len(names)
-    assert names[:3] == ["device", "kernels-8b", "gate-1b"]
-    for place, step in enumerate(STEPS):
-        assert set(step.after) <= set(names[:place])
-        assert step.unless is None or step.unless in names[:place]
+    assert names[:4] == ["device", "kernels-8b", "checkpoint-1b", "gate-1b"]
+    for steps in (STEPS, DRY_STEPS):
+        before: set[str] = set()
+        for step in steps:
+            assert set(step.after) <= before
+            before.add(step.name)
+            kind, _, size = step.name.partition("-")
+            assert kind in KINDS and (size in MODELS or kind == "device")
     step = next_step(STEPS, Ledger(Path()), [], 10_000)
     assert step is not None and step.name == "device"
 
@@ -130,17 +138,16 @@ def test_without_a_gpu_a_step_says_so(tmp_path: Path) -> None:
 
 DEVICE = {
     "status": "done", "name": "NVIDIA Example", "torch": "2.11", "cuda": "13.0", "read_bytes_per_second": 4e12,
-    "copy_bytes_per_second": 3.5e12, "bfloat16_flops": 7e14,
+    "copy_bytes_per_second": 3.5e12, "bfloat16_flops": 7e14, "launch_seconds": 2e-6, "uuid": "GPU-1",
 }  # fmt: skip
-WEIGHTS = 65_524_246_528
-BOUND = (WEIGHTS - 2 * 151936 * 5120) / 4e12
-OWN = {
-    "status": "done", "weight_bytes": WEIGHTS, "plain": [1 / (1.1 * BOUND)] * 5,
-    "edit": {"95": {"rates": [7 / BOUND] * 5}, "0": {"rates": [0.9 / BOUND] * 5}},
+BOUND = MODELS["32b"].step_bytes / 4e12
+DECODE = {
+    "status": "done", "step_bytes": MODELS["32b"].step_bytes, "step_seconds": [1.1 * BOUND] * 5, "context": 2048,
+    "arithmetic": "bfloat16", "load_seconds": 30.0,
 }  # fmt: skip
-VLLM = {
-    "status": "done", "version": "0.26.0", "plain": [1 / BOUND] * 5,
-    "ngram": [{"rates": [2 / BOUND] * 5}, {"rates": [3 / BOUND] * 5}],
+RATIO = {
+    "bar": "cuda/code-edit/32b/c1/match95/vs-vllm", "unit": "ratio", "better": "higher", "target": 6.0, "value": 7.0,
+    "low": 6.5, "high": 7.5, "n": 6, "note": "vllm 1",
 }  # fmt: skip
 
 
@@ -151,72 +158,74 @@ def figures(**results: Any) -> dict[str, Any]:
 def test_what_was_not_measured_has_no_figure() -> None:
     assert figures() == {}
     assert figures(device=DEVICE) == {}
-    assert figures(device=DEVICE, own_32b_edit={**OWN, "status": "failed"}) == {}
-    assert not any("vllm" in bar for bar in figures(device=DEVICE, own_32b_edit=OWN))
+    assert figures(device=DEVICE, decode_32b={**DECODE, "status": "failed"}) == {}
+    assert figures(edit_32b={"status": "timeout", "rows": [RATIO]}) == {}
 
 
 def test_a_step_is_held_against_the_bytes_that_it_must_read() -> None:
-    row = figures(device=DEVICE, own_32b_edit=OWN)["cuda/decode/32b/c1/over-bound"]
+    assert MODELS["32b"].step_bytes == pytest.approx(64e9, rel=0.02)
+    row = figures(device=DEVICE, decode_32b=DECODE)["cuda/decode/32b/c1/over-bound"]
     assert row.value == pytest.approx(1.1) and row.target == 1.15 and row.met
 
 
-def test_code_edits_are_compared_with_the_best_that_the_baseline_can() -> None:
-    found = figures(device=DEVICE, own_32b_edit=OWN, vllm_32b_edit=VLLM)
-    assert found["cuda/code-edit/32b/match95/vs-vllm"].value == pytest.approx(7)
-    assert found["cuda/code-edit/32b/match95/vs-vllm"].met
-    assert found["cuda/code-edit/32b/match95/vs-vllm-ngram"].value == pytest.approx(7 / 3)
-    assert found["cuda/code-edit/32b/match0/vs-vllm"].met is False  # 0.9 where 0.97 is asked
-    assert "0.26.0" in found["cuda/code-edit/32b/match0/vs-vllm"].note
-    other = figures(device=DEVICE, own_32b_edit=OWN, transformers_32b_edit={**VLLM, "ngram": ()})
-    assert other["cuda/code-edit/32b/match95/vs-transformers"].target is None  # the bars are against vLLM
+def test_what_the_evaluator_said_is_the_figure() -> None:
+    row = figures(edit_32b={"status": "done", "rows": [RATIO]})[RATIO["bar"]]
+    assert (row.value, row.low, row.n, row.met) == (7.0, 6.5, 6, True)
 
 
-def test_chat_is_compared_at_the_concurrencies_that_both_have() -> None:
-    own = {"status": "done", "chat": {str(c): {"output_tokens_per_second": 100.0 * c} for c in (1, 64, 128)}}
-    other = {
-        "status": "done",
-        "version": "x",
-        "chat": {str(c): {"output_tokens_per_second": 90.0 * c} for c in (1, 128)},
-    }
-    found = figures(own_8b_chat=own, vllm_8b_chat=other)
-    assert (
-        found["cuda/chat/8b/c128/vs-vllm"].met and found["cuda/chat/8b/c1/vs-vllm"].met is False
-    )  # 1.11 of 1.10 and 1.15
-    assert "cuda/chat/8b/c64/vs-vllm" not in found and "cuda/chat/8b/c64/tokens-per-second" in found
+KERNEL = {"kernel": "swiglu", "rows": 64, "context": 2048, "drafts": 0, "error": 1.5, "block_tokens": 64, "moved": 4e8}
+ATTEND = {**KERNEL, "kernel": "attend"}
+KERNELS = [
+    {**KERNEL, "seconds": {"triton": [1.2e-4] * 3, "torch": [3e-4] * 3}},
+    {**KERNEL, "rows": 1, "moved": 1e3, "seconds": {"triton": [2.2e-6] * 3, "torch": [9e-6] * 3}},
+    {**KERNEL, "kernel": "choose", "seconds": {"triton": [2e-4] * 3, "torch": [1.1e-4] * 3}},
+    {**ATTEND, "block_tokens": 32, "seconds": {"triton": [2e-4] * 3}},
+    {**ATTEND, "block_tokens": 128, "seconds": {"triton": [1.25e-4] * 3}},
+]
 
 
-def test_a_wrong_token_is_a_figure_that_is_not_met() -> None:
-    gate = {"agreed": 500, "ties": 3, "wrong_count": 0}
-    found = figures(gate_1b={"status": "done", "alone": gate, "batched": gate, "drafted": {**gate, "wrong_count": 1}})
-    assert found["cuda/gate/1b/alone/wrong-tokens"].met and found["cuda/gate/1b/drafted/wrong-tokens"].met is False
+def test_the_faster_kernel_is_kept_and_the_best_block() -> None:
+    found = timed(KERNELS, DEVICE)
+    assert chosen(found) == {"swiglu": "triton", "choose": "torch", "attend": "triton"}
+    assert parameters(found) == {"TORCH_KERNELS": "choose", "ATTENTION_BLOCK": 128}
 
 
-KERNEL = {"kernel": "attention", "rows": 64, "context": 2048, "drafts": 0, "splits": 1, "error": 1.5}
+def test_a_kernel_is_held_against_the_longer_of_its_bytes_and_a_launch() -> None:
+    found = figures(device=DEVICE, kernels_8b={"status": "done", "kernels": KERNELS})
+    share = {bar: row.value for bar, row in found.items()}
+    assert share["cuda/kernel/swiglu/8b/rows64/of-bound"] == pytest.approx(1e-4 / 1.2e-4)
+    assert share["cuda/kernel/swiglu/8b/rows1/of-bound"] == pytest.approx(2e-6 / 2.2e-6)
+    assert share["cuda/kernel/choose/8b/rows64/of-bound"] == pytest.approx(1e-4 / 1.1e-4)  # PyTorch's, which is kept
+    assert share["cuda/kernel/attend/8b/rows64/of-bound"] == pytest.approx(0.8)  # with the better block
+    assert "torch's kernel is kept" in found["cuda/kernel/choose/8b/rows64/of-bound"].note
+    slow = [{**KERNEL, "seconds": {"triton": [2e-4] * 3, "torch": [3e-4] * 3}}, *KERNELS[3:]]
+    (row, _) = rows({"device": DEVICE, "kernels-8b": {"status": "done", "kernels": slow}})
+    assert row.value == pytest.approx(0.5) and row.met is False
 
 
-def test_the_best_block_size_of_a_kernel_is_its_figure() -> None:
-    kernels = [
-        {**KERNEL, "block_tokens": 32, "bytes_per_second": [2e12] * 3},
-        {**KERNEL, "block_tokens": 128, "bytes_per_second": [3.4e12] * 3},
-    ]
-    results = {"device": DEVICE, "kernels-8b": {"status": "done", "kernels": kernels}}
-    (row,) = rows(results)
-    assert (row.bar, row.value) == ("cuda/kernel/attention/8b/rows64/of-bandwidth", pytest.approx(0.85))
-    assert row.met and "block of 128" in row.note
-    assert "| attention | 8b | 64 | 2048 | 32 | 2.00 | 0.50 | 1.5 |" in roofline_table(results)
+def test_the_table_shows_both_kernels_with_their_shares() -> None:
+    table = roofline_table({"device": DEVICE, "kernels-8b": {"status": "done", "kernels": KERNELS}})
+    assert "| choose | 8b | 64 | 2048 | 64 | 200.0 | 0.50 | 110.0 | 0.91 | torch | 1.5 |" in table
+    assert "| attend | 8b | 64 | 2048 | 32 | 200.0 | 0.50 | – | – |  | 1.5 |" in table
     assert roofline_table({}) == "The device was not measured.\n"
 
 
-def test_a_ratio_has_an_interval_over_both_sides() -> None:
-    row = ratio_row("x", [2.0, 2.2, 1.8], [1.0, 1.1, 0.9], 1.5)
-    assert row.value == 2.0 and row.low < 1.8 and row.high > 2.2 and row.met is True
-    assert ratio_row("x", [2.0] * 3, [1.0] * 3, 2.1).met is False
+def test_the_choice_is_recorded_with_its_machine_and_found_again(tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path, "cuda")
+    assert recorded(tmp_path, "32b") == {}
+    ledger.keep("device", "done", 1, {name: value for name, value in DEVICE.items() if name != "status"})
+    ledger.keep("kernels-8b", "done", 1, {"kernels": KERNELS})
+    write(ledger.results, tmp_path, seconds=1, command="c", record=False)
+    content = json.loads((tmp_path / "kernel-choice-8b.json").read_text())
+    assert content["machine"]["uuid"] == "GPU-1" and content["dry_run"] is False
+    assert content["parameters"] == recorded(tmp_path, "8b") == recorded(tmp_path, "32b")
+    assert content["parameters"]["TORCH_KERNELS"] == "choose"
 
 
 def test_figures_are_recorded_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu.report.RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
-    results = {"device": DEVICE, "own-32b-edit": OWN}
+    results = {"device": DEVICE, "decode-32b": DECODE}
     write(results, tmp_path, seconds=1, command="c", record=False)
     assert not list((tmp_path / "results").iterdir())
     write(results, tmp_path, seconds=1, command="c", record=True)
@@ -226,23 +235,127 @@ def test_figures_are_recorded_only_when_asked_for(tmp_path: Path, monkeypatch: p
     assert all(row["bar"].startswith("cuda/") for row in content["rows"])
 
 
-GATE = """
-import json, pathlib, sys
-from benchmarks.gpu.models import write_config
-from benchmarks.gpu.step import gate_step
-folder = pathlib.Path(sys.argv[1])
-json.dump(gate_step("tiny", write_config("tiny", folder), where="cpu"), (folder / "out.json").open("w"))
-"""
+def test_a_dry_run_never_looks_like_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.gpu.report.RESULTS", tmp_path / "results")
+    results = {"device": DEVICE, "decode-tiny": DECODE, "edit-tiny": {"status": "done", "rows": [RATIO]}}
+    found = write(results, tmp_path, seconds=1, command="c", record=False, dry=True)
+    assert len(found) == 2
+    for row in found:
+        assert row.bar.startswith("dry-run/") and row.target is None and row.met is None and "a dry run" in row.note
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert content["bench"] == "gpu-dry-run" and content["machine"]["accelerator"] is None
+    with pytest.raises(ValueError, match="not recorded"):
+        write(results, tmp_path, seconds=1, command="c", record=True, dry=True)
+    with pytest.raises(SystemExit):
+        command.main(["--device", "cpu", "--record", "--out", str(tmp_path / "out")])
+    assert "--record is for measurements on a GPU" in capsys.readouterr().err
 
 
-def test_the_gate_itself_on_a_tiny_model_on_the_cpu(tmp_path: Path) -> None:
-    """Chain weights made tensor by tensor, the engine with and without drafts, and `transformers` agree on every token."""
-    root = Path(command.__file__).parents[2]
-    subprocess.run([sys.executable, "-c", GATE, str(tmp_path)], cwd=root, check=True, timeout=300)
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["requests"] == found["chain"] == found["drafted_equal"] == 8
-    for how in ("alone", "batched", "drafted"):
-        assert found[how]["wrong_count"] == 0
-        assert found[how]["agreed"] + found[how]["ties"] == 8 * 64
-    right, wrong = found["accepted"][0], found["accepted"][4]
-    assert right > 50 and wrong < 10  # 100 % and 0 % of 64 tokens
+def test_results_of_a_dry_run_and_of_a_device_never_share_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Ledger.open(tmp_path / "a", "cpu")
+    with pytest.raises(OtherDeviceError, match="--device cpu"):
+        Ledger.open(tmp_path / "a", "cuda")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "step-device.json").write_text("{}")
+    with pytest.raises(OtherDeviceError, match="does not say of which device"):
+        Ledger.open(tmp_path / "old", "cuda")
+    with pytest.raises(SystemExit):
+        command.main(["--out", str(tmp_path / "a"), "--steps", "device"])
+    assert "give another --out" in capsys.readouterr().err
+
+
+def test_packages_that_serving_needs_are_named_when_they_are_missing() -> None:
+    assert command.missing() == []
+    assert command.missing(lambda module: None if module in ("uvicorn", "yaml") else object()) == ["uvicorn", "pyyaml"]
+
+
+GIB = 1 << 30
+H200, H100 = 150_754_820_096, 85 * 10**9
+
+
+def test_both_arms_fit_an_h200_at_32b_and_the_reference_beside_one_of_them() -> None:
+    model = MODELS["32b"]
+    logits = 600 * model.shape.vocab * 8
+    found = shares(H200, model.weight_bytes, 4 * 2048 * model.token_bytes, logits)
+    assert found.stack + found.baseline <= H200
+    assert found.utilization * H200 >= found.baseline
+    assert found.judged_alone
+    assert found.stack + model.weight_bytes <= H200
+    with pytest.raises(TooSmallError, match=r"both arms need .* GiB and .* GiB"):
+        shares(H100, model.weight_bytes, 4 * 2048 * model.token_bytes, logits)
+
+
+def test_a_small_model_is_judged_beside_its_baseline() -> None:
+    model = MODELS["8b"]
+    found = shares(H200, model.weight_bytes, 4 * 2048 * model.token_bytes, 600 * model.shape.vocab * 8)
+    assert not found.judged_alone
+
+
+def test_a_checkpoint_goes_where_it_is_already_or_where_there_is_room(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert folder_with_room(1, [first, second]) == first
+    (second / "chain-1b-cpu").mkdir(parents=True)
+    assert folder_with_room(1 << 60, [first, second], ["chain-1b-cpu"]) == second
+    with pytest.raises(NoRoomError, match=r"first: .* GiB; .*second.*--models"):
+        folder_with_room(1 << 60, [first, second])
+
+
+def test_a_checkpoint_of_the_device_is_a_chain_and_the_same_each_time(tmp_path: Path) -> None:
+    import torch
+
+    one, two = (checkpoint(MODELS["tiny"], tmp_path / name, torch.device("cpu")) for name in "ab")
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    assert checkpoint(MODELS["tiny"], tmp_path / "a", torch.device("cpu")) == one
+    facts = ChainFacts.load(one)
+    start = facts.first_word + 5
+    check = Reference(one).check([facts.first_word + 70, start], facts.walk(start, 60))
+    assert all(check.agrees)
+    assert min(check.gaps) > 1  # a margin that no rounding turns
+
+
+def dry(out: Path, models: Path, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--out", str(out), "--models", str(models)]
+    return [*command, *more]
+
+
+def test_a_dry_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Killed while the checkpoint is made: nothing half-made counts, and what was done is not repeated."""
+    out, models = tmp_path / "out", tmp_path / "models"
+    only = ("--steps", "device", "checkpoint-tiny", "decode-tiny")
+    with subprocess.Popen(dry(out, models, *only), cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if line.startswith("checkpoint-tiny: up to"):
+                break
+        first.kill()
+    made = (out / "step-device.json").stat().st_mtime_ns
+    done = subprocess.run(dry(out, models, *only), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (out / "step-device.json").stat().st_mtime_ns == made
+    assert "dry-run/cuda/decode/tiny/c1/over-bound" in done.stdout
+    assert not list(models.glob(".*.partial")) or (models / "chain-tiny-cpu").is_dir()
+
+
+@pytest.mark.exhaustive
+def test_the_whole_path_from_making_the_checkpoint_to_rows(tmp_path: Path) -> None:
+    """Kernels in the interpreter, the CUDA recipe served over HTTP with reference kernels, judge, evaluator, baseline."""
+    out = tmp_path / "out"
+    arguments = dry(out, tmp_path / "models", "--minutes", "25")
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=1600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = json.loads((out / "rows.json").read_text())
+    bars = {row["bar"] for row in content["rows"]}
+    assert all(bar.startswith("dry-run/") for bar in bars)
+    for wanted in (
+        "gate/tiny/code-edit/failed-checks", "gate/tiny/chat/failed-checks", "decode/tiny/c1/over-bound",
+        "code-edit/tiny/c1/match95/vs-transformers", "chat/tiny/c1/output-rate-vs-transformers",
+        "kernel/attend/tiny/rows2/of-bound",
+    ):  # fmt: skip
+        assert f"dry-run/cuda/{wanted}" in bars
+    (edit,) = (row for row in content["rows"] if row["bar"].endswith("match95/vs-transformers"))
+    assert "judged, over HTTP, 6 interleaved pairs" in edit["note"] and edit["n"] == 6
+    assert list(out.glob("work-edit-tiny/samples/*/*.parquet"))

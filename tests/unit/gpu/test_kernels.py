@@ -203,5 +203,14 @@ def test_accepted_part_of_a_draft(seed: int, drafts: list[int], right: float) ->
         torch.from_numpy(tokens).to(DEVICE),
         torch.tensor(np.array([firsts, rows]), dtype=torch.int32, device=DEVICE),
     )
-    assert kernels_choice.accept_prefix(*arguments).tolist() == expected
-    assert kernels_reference.accept_prefix(*arguments).tolist() == expected
+    behind = [int(chosen[first + accepted]) for first, accepted in zip(firsts, expected, strict=True)]
+    assert kernels_choice.accept_drafts(*arguments).tolist() == [expected, behind]
+    assert kernels_reference.accept_drafts(*arguments).tolist() == [expected, behind]
+
+
+def test_no_rows_accept_nothing_and_a_row_without_a_number_is_where_a_draft_ends() -> None:
+    tokens = torch.tensor([5, 6, 7, 8, 9], dtype=torch.int32, device=DEVICE)
+    chosen = torch.tensor([6, 7, -1, 9, 3], dtype=torch.int32, device=DEVICE)
+    segments = torch.tensor([[0, 0, 3, 0], [4, 0, 2, 1]], dtype=torch.int32, device=DEVICE)
+    for kernels in (kernels_choice, kernels_reference):
+        assert kernels.accept_drafts(chosen, tokens, segments).tolist() == [[2, 0, 1, 0], [-1, -1, 3, 6]]

@@ -31,6 +31,7 @@ class Run:
 
     def _deliver(self, events: list[Any]) -> None:
         self.calls += 1
+        self.decoder.events.append("deliver")
         for sequence, delta in events:
             sequence.receive(delta)
 
@@ -93,13 +94,14 @@ requests = st.lists(
 )
 
 
+@pytest.mark.parametrize("decoder", ["native", "cuda"])
 @pytest.mark.parametrize("speculation", ["none", "prediction", "prompt-lookup"])
 @pytest.mark.parametrize("adaptive", [False, True])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(plan=requests)
-def test_any_mix_of_requests_gives_each_its_own_text(speculation: str, adaptive: bool, plan: Any) -> None:
+def test_any_mix_of_requests_gives_each_its_own_text(decoder: str, speculation: str, adaptive: bool, plan: Any) -> None:
     """Chunking, batching, preemption (24 pages are few), cancelling and drafts change nothing in anybody's text."""
-    any_mix(Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=adaptive, **SMALL)), plan)
+    any_mix(Run(toy.stack(DECODER=decoder, SPECULATION=speculation, DRAFT_ADAPTIVE=adaptive, **SMALL)), plan)
 
 
 beginnings = st.sampled_from([[7] * 12, [7] * 8 + [9] * 8, [7, 8] * 6])
@@ -504,3 +506,52 @@ def test_a_step_asks_for_the_logits_of_those_who_want_them_and_of_no_others() ->
     run.submit(run.sequence([5], max_tokens=3), run.sequence([6], max_tokens=2, logprobs=0))
     run.finish()
     assert asked == [[False, True], [False, True], [False]]
+
+
+def test_texts_are_made_while_the_device_computes_the_next_step() -> None:
+    run = Run(toy.stack(DECODER="cuda"))
+    run.submit(*[run.sequence([10 + i], max_tokens=3) for i in range(2)])
+    run.finish()
+    step = ["launch", "deliver", "wait"]
+    assert run.decoder.events == ["launch", "wait", *step, *step, "deliver"]
+
+
+def test_a_stop_string_ends_a_sequence_at_once_though_texts_wait() -> None:
+    """No row is computed behind the string, on a device or not."""
+    steps: list[int] = []
+    for decoder in ("native", "cuda"):
+        run = Run(toy.stack(DECODER=decoder), toy.counting)
+        text = TEXT.decode(toy.plain([10], toy.counting, 12))
+        stopped, other = run.sequence([10], max_tokens=12, stop=(text[5],)), run.sequence([11], max_tokens=12)
+        run.submit(stopped, other)
+        run.finish()
+        assert run.text(stopped) == text[:5]
+        assert run.finishes(stopped) == ["stop"]
+        steps.append(sum(len(step) for step in run.decoder.steps))
+    assert steps[0] == steps[1]
+
+
+def test_nothing_that_was_made_is_lost_when_a_device_fails() -> None:
+    run = Run(toy.stack(DECODER="cuda", **SMALL))
+    run.decoder.fail_at = 3
+    done = threading.Event()
+    short, long = run.sequence([10], max_tokens=3), run.sequence([11], max_tokens=9)
+    received = run.deltas[id(long)]
+    long.receive = lambda delta: (received.append(delta), done.set() if delta.finish else None)[0]
+    run.submit(short, long)
+    run.engine.start()
+    assert done.wait(20)
+    assert run.tokens(short) == toy.plain([10], toy.scattered, 3)
+    assert run.finishes(short) == ["length"]
+    assert run.tokens(long) == toy.plain([11], toy.scattered, 3)
+    assert run.finishes(long) == ["error"]
+    run.engine.stop()
+
+
+def test_an_engine_is_not_idle_before_the_last_text_has_left() -> None:
+    run = Run(toy.stack(DECODER="cuda"))
+    run.submit(run.sequence([10], max_tokens=1))
+    run.engine.step()
+    assert not run.engine.idle and run.calls == 0
+    assert run.engine.step() is False
+    assert run.engine.idle and run.calls == 1

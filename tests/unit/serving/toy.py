@@ -82,6 +82,9 @@ class ToyDecoder:
         self.fail_at: int | None = None
         self.before: Callable[[], None] = lambda: None
         self.closed = False
+        self.launched: Launched | None = None
+        self.events: list[str] = []
+        self.accept = made.decoder.accept
 
     def forward(self, segments: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
         self.before()
@@ -116,8 +119,28 @@ class ToyDecoder:
         logits = np.stack(rows) if rows else None
         return np.array(choices, dtype=np.int32), logits
 
+    def launch(self, segments: Sequence[Any]) -> "Launched":
+        """What a device would do: refuse at once what it refuses, and compute when it is waited for."""
+        assert self.launched is None, "a step is begun before the last one was waited for"
+        self.launched = Launched(self, segments)
+        self.events.append("launch")
+        return self.launched
+
     def close(self) -> None:
         self.closed = True
+
+
+class Launched:
+    """A step on its way."""
+
+    def __init__(self, decoder: ToyDecoder, segments: Sequence[Any]) -> None:
+        self._decoder, self._segments = decoder, segments
+
+    def wait(self) -> Any:
+        decoder = self._decoder
+        decoder.launched = None
+        decoder.events.append("wait")
+        return decoder.accept(self._segments, *decoder.forward(self._segments))
 
 
 def toy_logits(context: Sequence[int], best: int, vocabulary: int) -> np.ndarray:

@@ -42,19 +42,40 @@ def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int,
     return plain + [_setting(arguments, batched, number, ngram) for ngram in drafts for number in threads]
 
 
+def cuda_grid(scenario: str, *, arguments: Sequence[str]) -> list[Setting]:
+    """On an NVIDIA device threads and dtype are no dimensions: bfloat16 with CUDA graphs (vLLM's default), and n-gram
+    speculation as on a CPU for `code-edit`."""
+    common = (*arguments, "--dtype", "bfloat16")
+    plain = [Setting("bfloat16, no speculation", common)]
+    if scenario != "code-edit":
+        return plain
+    return plain + [
+        Setting(f"bfloat16, {_ngram_words(ngram)}", (*common, "--speculative-config", json.dumps(_ngram_config(ngram))))
+        for ngram in NGRAM
+    ]
+
+
+def _ngram_config(ngram: tuple[int, int, int]) -> dict[str, str | int]:
+    width, longest, shortest = ngram
+    return {
+        "method": "ngram",
+        "num_speculative_tokens": width,
+        "prompt_lookup_max": longest,
+        "prompt_lookup_min": shortest,
+    }
+
+
+def _ngram_words(ngram: tuple[int, int, int]) -> str:
+    width, longest, shortest = ngram
+    return f"n-gram {width} ({shortest}–{longest})"
+
+
 def _setting(arguments: Sequence[str], dtype: str, threads: int, ngram: tuple[int, int, int] | None) -> Setting:
     extra: list[str] = ["--dtype", dtype] if dtype else []
     words = [f"{threads} thread{'s' if threads > 1 else ''}", dtype or "dtype as given"]
     if ngram is not None:
-        width, longest, shortest = ngram
-        config = {
-            "method": "ngram",
-            "num_speculative_tokens": width,
-            "prompt_lookup_max": longest,
-            "prompt_lookup_min": shortest,
-        }
-        extra += ["--speculative-config", json.dumps(config)]
-        words.append(f"n-gram {width} ({shortest}–{longest})")
+        extra += ["--speculative-config", json.dumps(_ngram_config(ngram))]
+        words.append(_ngram_words(ngram))
     else:
         words.append("no speculation")
     environment = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"} if threads > 1 else {}

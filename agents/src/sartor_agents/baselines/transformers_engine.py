@@ -1,8 +1,8 @@
 """The fall-back baseline: `transformers` behind the same HTTP contract. Used only with its reason in the record."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +18,11 @@ class TransformersEngine:
     dtype: str
     home: Path
     fallback_reason: str | None = None
+    device: str = "cpu"
+    static_tokens: int = 0
+    """Positions of a static cache, 0 for a growing one."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Beside what every server gets."""
 
     @property
     def name(self) -> str:
@@ -32,7 +37,11 @@ class TransformersEngine:
         return False
 
     def settings(self) -> Sequence[Setting]:
-        return [Setting(f"eager, {self.dtype}", ("--dtype", self.dtype))]
+        if not self.static_tokens:
+            return [Setting(f"eager, {self.dtype}", ("--dtype", self.dtype))]
+        arguments = ("--dtype", self.dtype, "--device", self.device, "--static-tokens", str(self.static_tokens))
+        compiled = ", compiled" if self.device == "cuda" else ""
+        return [Setting(f"static cache{compiled}, {self.dtype}", arguments)]
 
     def server(self, setting: Setting, port: int) -> ServerSpec:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -46,6 +55,6 @@ class TransformersEngine:
             command=command,
             cwd=self.model_dir,
             port=port,
-            environment=scrubbed_environment(self.home, {"HF_HUB_OFFLINE": "1"}),
-            ready_seconds=300.0,
+            environment=scrubbed_environment(self.home, {"HF_HUB_OFFLINE": "1", **self.environment}),
+            ready_seconds=600.0 if self.device == "cuda" else 300.0,
         )

@@ -1,7 +1,8 @@
 """A small OpenAI-compatible server over `transformers`: `python -m sartor_agents.baselines.transformers_server`.
 
 The baseline of last resort. It decodes one request at a time with the library's own cache; it is correct, not fast, and a
-speed-up over it is always reported as one over `transformers`.
+speed-up over it is always reported as one over `transformers`. On a CUDA device it does what the library offers for speed:
+a static cache, and decode steps that are compiled and recorded as graphs.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +21,12 @@ import torch
 from aiohttp import web
 from jinja2 import TemplateError
 from tokenizers.decoders import DecodeStream
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 
 from sartor_agents.baselines.transformers_request import BadRequestError, Call, parse
 
 MAX_BODY_BYTES = 16 << 20
+_CPU = torch.device("cpu")
 
 
 @dataclass
@@ -33,13 +36,28 @@ class Generator:
     model: Any
     tokenizer: Any
     eos: frozenset[int]
+    device: torch.device = _CPU
+    static: Any = None
+    """The one cache that every request uses in turn, or None."""
+    step: Any = None
+    """A forward pass of one token over the static cache."""
+    static_tokens: int = 0
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: str) -> "Generator":
+    def load(cls, model_dir: Path, dtype: str, device: str = "cpu", static_tokens: int = 0) -> "Generator":
+        """`static_tokens`: positions of a static cache; 0 for the library's growing one."""
         model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=getattr(torch, dtype))
+        model = model.to(device)
         eos = model.generation_config.eos_token_id
         found = eos if isinstance(eos, list) else [] if eos is None else [eos]
-        return cls(model.eval(), AutoTokenizer.from_pretrained(model_dir), frozenset(cast(list[int], found)))
+        eos = frozenset(cast(list[int], found))
+        made = cls(model.eval(), AutoTokenizer.from_pretrained(model_dir), eos, torch.device(device))
+        if static_tokens:
+            made.static_tokens = static_tokens
+            made.static = StaticCache(config=model.config, max_cache_len=static_tokens)
+            compiled = made.device.type == "cuda"
+            made.step = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True) if compiled else model
+        return made
 
     def prompt_ids(self, call: Call) -> list[int]:
         if call.messages is not None:
@@ -60,6 +78,8 @@ class Generator:
         if prompt == 0:
             raise BadRequestError("the prompt is empty")
         longest = int(self.model.config.max_position_embeddings)
+        if self.static is not None:
+            longest = min(longest, self.static_tokens)
         if prompt + max_tokens > longest:
             raise BadRequestError(
                 f"This model's maximum context length is {longest} tokens; the request has {prompt} in the prompt "
@@ -68,21 +88,25 @@ class Generator:
 
     def tokens(self, prompt: list[int], call: Call) -> Iterator[int]:
         """Generated token ids, up to `max_tokens`, the end-of-text token not included."""
-        random = torch.Generator().manual_seed(call.seed if call.seed is not None else torch.seed() % (1 << 63))
-        ids, cache = torch.tensor([prompt]), None
-        with torch.inference_mode():
-            for _ in range(call.max_tokens):
-                out = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache = out.past_key_values
+        seed = call.seed if call.seed is not None else torch.seed() % (1 << 63)
+        random = torch.Generator(self.device).manual_seed(seed)
+        ids, cache = torch.tensor([prompt], device=self.device), self.static
+        if cache is not None:
+            cache.reset()
+        for number in range(call.max_tokens):
+            run = self.step if number and self.step is not None else self.model
+            with torch.no_grad():  # left before each token is handed out: a mode belongs to a thread
+                out = run(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 logits = out.logits[0, -1].float()
                 if call.temperature > 0:
                     token = int(torch.multinomial(torch.softmax(logits / call.temperature, -1), 1, generator=random))
                 else:
                     token = int(logits.argmax())
-                if token in self.eos and not call.ignore_eos:
-                    return
-                yield token
-                ids = torch.tensor([[token]])
+            cache = out.past_key_values
+            if token in self.eos and not call.ignore_eos:
+                return
+            yield token
+            ids = torch.tensor([[token]], device=self.device)
 
 
 class Server:
@@ -90,6 +114,8 @@ class Server:
         self._generator = generator
         self._name = name
         self._turn = asyncio.Lock()
+        # One thread for all steps: recorded graphs belong to the thread that recorded them.
+        self._thread = ThreadPoolExecutor(1, "generator")
         self._finished: Counter[str] = Counter()
         self._prompt_tokens = 0
 
@@ -161,8 +187,8 @@ class Server:
         decode = DecodeStream(skip_special_tokens=True)
         tokens = self._generator.tokens(prompt, call)
         backend = self._generator.tokenizer.backend_tokenizer
-        count = 0
-        while (token := await asyncio.to_thread(next, tokens, None)) is not None:
+        loop, count = asyncio.get_running_loop(), 0
+        while (token := await loop.run_in_executor(self._thread, next, tokens, None)) is not None:
             count += 1
             yield decode.step(backend, token) or "", count
 
@@ -201,8 +227,11 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--static-tokens", type=int, default=0, help="positions of a static cache; 0: a growing one")
     options = parser.parse_args()
-    server = Server(Generator.load(options.model, options.dtype), options.name)
+    generator = Generator.load(options.model, options.dtype, options.device, options.static_tokens)
+    server = Server(generator, options.name)
     web.run_app(server.app(), host=options.host, port=options.port, print=None)
 
 

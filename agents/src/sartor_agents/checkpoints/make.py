@@ -12,18 +12,40 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from . import shapes, tokenizer
 from .chain import make_chain
 from .errors import CheckpointExistsError, CheckpointWriteError, InvalidRequestError
 from .make_config import write_config
 from .safetensors_file import DTYPES, SHARD_BYTES, write_weights
-from .shapes import Architecture, ModelShape
+from .shapes import Architecture, ModelShape, TensorShape
 from .weights import DEFAULT_EPSILON, chain_initialiser, random_initialiser, stream
 from .words import make_words
 
 E = TypeVar("E", bound=StrEnum)
+Fill = Callable[[TensorShape], "npt.NDArray[np.float32] | npt.NDArray[np.uint16]"]
+"""Makes one tensor: numbers, or the bits of bfloat16."""
+
+
+class ChainMaker(Protocol):
+    """What `weights.chain_initialiser` is."""
+
+    def __call__(
+        self,
+        architecture: Architecture,
+        shape: ModelShape,
+        seed: int,
+        /,
+        *,
+        successor: npt.NDArray[np.int32],
+        eos: int,
+        epsilon: float,
+    ) -> Fill: ...
+
 
 MAKER_VERSION = 2
 """Part of the key of cached checkpoints: raise it whenever the same request gives other bytes."""
@@ -63,11 +85,13 @@ def make(
     minutes: float = 3.0,
     steps: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    initialiser: ChainMaker = chain_initialiser,
 ) -> Checkpoint:
     """Make a checkpoint in Hugging Face layout in the new folder `out_dir`.
 
     `size` is a name of `shapes.SIZES` or a shape. `epsilon` and `eos_every` are for `chain` (see `weights`, `chain`),
-    `minutes` (or `steps`) bounds the training of `tinyTrained`, whose vocabulary is trained too.
+    `minutes` (or `steps`) bounds the training of `tinyTrained`, whose vocabulary is trained too. `initialiser` makes the
+    tensors of a `chain` from other random numbers (a device's own).
 
     Written beside the target under a hidden name and renamed when complete, so a crash never leaves half a checkpoint
     under `out_dir`.
@@ -92,7 +116,7 @@ def make(
             return
         chain = make_chain(shape.vocab, stream(seed, "chain"), eos_every=eos_every)
         if kind is Kind.CHAIN:
-            fill_weights = chain_initialiser(
+            fill_weights: Fill = initialiser(
                 architecture, shape, seed, successor=chain.successor, eos=tokenizer.EOS, epsilon=epsilon
             )
             chain.save(folder)

@@ -53,12 +53,12 @@ def _plan_shards(tensors: Iterable[TensorShape], item_bytes: int, shard_bytes: i
 def write_weights(
     folder: Path,
     tensors: Iterable[TensorShape],
-    make: Callable[[TensorShape], npt.NDArray[np.float32]],
+    make: Callable[[TensorShape], npt.NDArray[np.float32] | npt.NDArray[np.uint16]],
     *,
     dtype: str,
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
-    """Write all tensors, each made (float32) when its turn comes; returns the bytes of tensor data.
+    """Write all tensors, each made when its turn comes (float32, or the bits of bfloat16); returns the bytes of tensor data.
 
     One tensor is in memory at a time. Names the files as the hub does: `model.safetensors`, or numbered shards with
     `model.safetensors.index.json`.
@@ -87,7 +87,11 @@ def write_weights(
                 values = make(tensor)
                 if values.shape != tensor.dims:
                     raise ValueError(f"{tensor.name}: made {values.shape}, planned {tensor.dims}")
-                file.write((to_bfloat16(values) if dtype == "bfloat16" else values).tobytes())
+                if values.dtype == np.float32 and dtype == "bfloat16":
+                    values = to_bfloat16(values.view(np.float32))
+                if values.nbytes != tensor.elements * item_bytes:
+                    raise ValueError(f"{tensor.name}: made as {values.dtype}, planned in {dtype}")
+                file.write(np.ascontiguousarray(values).data.cast("B"))
         total += offset
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -38,6 +38,7 @@ class Reference:
         digest = content_digest(model_dir) if cache_dir is not None else ""
         self._cache = ReferenceCache(digest, cache_dir)
         self._loaded: dict[torch.dtype, Any] = {}
+        self._device = torch.device("cpu")
 
     def _model(self, dtype: torch.dtype = torch.float32) -> Any:
         if dtype not in self._loaded:
@@ -99,25 +100,25 @@ class Reference:
         self, prompt_ids: Sequence[int], output_ids: Sequence[int], *, layers: bool, logits: bool
     ) -> torch.Tensor:
         """[answer, vocabulary] float32."""
-        tokens, size = torch.tensor([[*prompt_ids, *output_ids[:-1]]]), len(output_ids)
+        tokens, size = torch.tensor([[*prompt_ids, *output_ids[:-1]]], device=self._device), len(output_ids)
         model = self._model(torch.bfloat16 if layers else torch.float32)
         if layers == logits:
-            return model(tokens, logits_to_keep=size, use_cache=False).logits[0].float()
+            return model(tokens, logits_to_keep=size, use_cache=False).logits[0].float().cpu()
         if logits:
-            return _rounded(model(tokens, logits_to_keep=size, use_cache=False).logits[0])
+            return _rounded(model(tokens, logits_to_keep=size, use_cache=False).logits[0]).cpu()
         hidden = model.base_model(tokens, use_cache=False).last_hidden_state[0, -size:]
-        return self._model().get_output_embeddings()(hidden.float())
+        return self._model().get_output_embeddings()(hidden.float()).cpu()
 
     @torch.inference_mode()
     def generate(self, prompt_ids: Sequence[int], tokens: int) -> list[int]:
         """Exactly `tokens` tokens of greedy decoding; end of sequence does not stop it."""
         self._require_prompt(prompt_ids)
         written: list[int] = []
-        step, cache = torch.tensor([list(prompt_ids)]), None
+        step, cache = torch.tensor([list(prompt_ids)], device=self._device), None
         while len(written) < tokens:
             result = self._model()(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             written.append(int(result.logits[0, -1].argmax()))
-            step, cache = torch.tensor([written[-1:]]), result.past_key_values
+            step, cache = torch.tensor([written[-1:]], device=self._device), result.past_key_values
         return written
 
     @staticmethod

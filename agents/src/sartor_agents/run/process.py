@@ -24,7 +24,9 @@ from sartor_agents.run.guard import descendants
 from sartor_agents.run.storage import storage_errors
 
 GUARD = Path(__file__).with_name("guard.py")
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", "LD_LIBRARY_PATH")
+DEVICES = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES")
+"""What says which accelerators there are and where their libraries lie."""
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "OMP_NUM_THREADS", *DEVICES)
 """What a process inherits; everything else (credentials above all) it is given explicitly or not at all."""
 
 SANDBOX = "bwrap"
