@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.gpu.memory import shares
 from benchmarks.gpu.models import Model
+from benchmarks.gpu.remote import Opened
 from benchmarks.support.arms import Envelope, Ground
 from sartor_agents.baselines import TransformersEngine, VllmEngine
 from sartor_agents.baselines.environment import VllmEnvironment
@@ -46,21 +47,25 @@ class Baseline:
 
 
 def ground(
-    model: Model, model_dir: Path, envelope: Envelope, device: torch.device, scenario: str, home: Path
+    model: Model, model_dir: Path, envelope: Envelope, device: torch.device, scenario: str, home: Path, total: int
 ) -> tuple[Ground, Baseline]:
-    """What the servers stand on, and the baseline with its settings. Raises `TooSmallError`."""
+    """What the servers stand on, and the baseline with its settings. `total`: bytes of the device's memory.
+
+    Nothing here touches the device (see `remote`). Raises `TooSmallError`.
+    """
     arguments: tuple[str, ...] = ()
     alone = False
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
         cache = envelope.concurrency * envelope.model_len * model.token_bytes
         found = shares(total, model.weight_bytes, cache, OUTPUT_ROWS * model.shape.vocab * 8)
         alone = found.judged_alone
         arguments = ("--gpu-memory-utilization", str(found.utilization), "--max-num-seqs", str(envelope.concurrency))
     baseline = _baseline(model_dir, envelope, device, scenario, arguments, home)
-    opened = functools.partial(open_reference, device=device.type)
+    opened = Opened(functools.partial(open_reference, device=device.type))
     always: Mapping[str, Mapping[str, Scalar]] = {"cuda-decoder": {"DEVICE": device.type}}
-    made = Ground("cuda", model_dir, baseline.engine, always, opened, alone, JUDGING_SECONDS, JUDGED[device.type])
+    made = Ground(
+        "cuda", model_dir, baseline.engine, always, opened, alone, JUDGING_SECONDS, JUDGED[device.type], opened.release
+    )  # fmt: skip
     return made, baseline
 
 

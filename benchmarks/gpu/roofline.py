@@ -1,88 +1,25 @@
-"""What bounds a kernel on this device, measured here: bandwidth of memory, rate of matrix products, the time of a launch;
-and kernels against it, Triton's and PyTorch's.
+"""Kernels against what bounds them on this device (`sartor_agents.measurement.device_probe`), Triton's and PyTorch's.
 
 Every kernel is first compared with its reference at the shapes of a real model, then timed as a graph of many
 launches, so that the host is not what is measured, over data that does not fit into the second-level cache. Small steps move
 so few bytes that a launch takes longer: a kernel's bound is the larger of both times.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import triton
-from sartor_skills.blocks.cuda_decoder import CHOOSABLE
+from sartor_skills.blocks.cuda_kernels import CHOOSABLE
 from torch import Tensor
 
 from benchmarks.gpu.models import Model
+from sartor_agents.measurement.device_probe import REPEATS, seconds_of
 from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_reference, kernels_rows
 
-_REPEATS = 20
-_TRIALS = 9
 BLOCKS = (32, 64, 128)
 PAGE_TOKENS = 16
 TORCH = CHOOSABLE
 """Kernels that PyTorch has too, without waiting for the host. None of its kernels reads pages where they lie."""
-
-
-def seconds_of(run: Callable[[int], object], device: torch.device) -> list[float]:
-    """Seconds of one call of `run(i)`, several trials: `_REPEATS` calls with i = 0 … recorded as one graph.
-
-    On a processor (dry runs) one call by the clock.
-    """
-    if device.type == "cpu":
-        begun = time.perf_counter()
-        run(0)
-        return [time.perf_counter() - begun]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for index in range(_REPEATS):
-            run(index)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for index in range(_REPEATS):
-            run(index)
-    found: list[float] = []
-    for _ in range(_TRIALS):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        torch.cuda.synchronize(device)
-        found.append(begin.elapsed_time(end) / 1000 / _REPEATS)
-    return found
-
-
-def device_rates(device: torch.device) -> dict[str, Any]:
-    """Bytes a second read (a sum over 4 GiB) and written back (a copy), and bfloat16 operations a second (8192³)."""
-    half = torch.empty(2 << 30, dtype=torch.bfloat16, device=device).normal_()
-    other = torch.empty_like(half)
-    read = seconds_of(lambda _, source=half: source.view(1024, -1).sum(1, dtype=torch.float32), device)
-    copied = seconds_of(lambda _, source=half, target=other: target.copy_(source), device)
-    del half, other
-    a, b = (torch.randn(8192, 8192, dtype=torch.bfloat16, device=device) for _ in range(2))
-    product = seconds_of(lambda _: a @ b, device)
-    one = torch.zeros(1, device=device)
-    launch = seconds_of(lambda _: one.add_(1), device)
-    properties = torch.cuda.get_device_properties(device)
-    return {
-        "name": properties.name,
-        "capability": list(torch.cuda.get_device_capability(device)),
-        "memory_bytes": properties.total_memory,
-        "processors": properties.multi_processor_count,
-        "uuid": str(getattr(properties, "uuid", "")),
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "cuda": torch.version.cuda,
-        "read_bytes_per_second": (4 << 30) / min(read),
-        "copy_bytes_per_second": 2 * (4 << 30) / min(copied),
-        "bfloat16_flops": 2 * 8192**3 / min(product),
-        "launch_seconds": statistics.median(launch),
-    }
 
 
 class Check:
@@ -140,8 +77,8 @@ def checks(
         shape.hidden, shape.intermediate, shape.head_dim, shape.heads, shape.kv_heads,
     )  # fmt: skip
     weight = normal(hidden, dtype=torch.float32)
-    deltas = [normal(rows, hidden) for _ in range(_REPEATS)]
-    gates = [normal(rows, 2 * inner) for _ in range(_REPEATS)]
+    deltas = [normal(rows, hidden) for _ in range(REPEATS)]
+    gates = [normal(rows, 2 * inner) for _ in range(REPEATS)]
     logits = [normal(rows, shape.vocab, dtype=torch.float32) for _ in range(4)]
     zeros = torch.zeros((rows, hidden), dtype=torch.float32, device=device)
 
@@ -180,7 +117,7 @@ def checks(
     places = torch.arange(rows, dtype=torch.int32, device=device)
     angles = torch.rand((context, dim // 2), device=device)
     cosines, sines = angles.cos(), angles.sin()
-    qkv = [normal(rows, (heads + 2 * kv_heads) * dim) for _ in range(_REPEATS)]
+    qkv = [normal(rows, (heads + 2 * kv_heads) * dim) for _ in range(REPEATS)]
     normed = model.architecture == "qwen3"
     norms = (normal(dim, dtype=torch.float32), normal(dim, dtype=torch.float32)) if normed else None
 

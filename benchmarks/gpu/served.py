@@ -4,6 +4,7 @@ served over HTTP, judged before anything is timed, and compared by the evaluator
 A step measures one workload against one baseline and gives rows. What was sent and received lies below its folder.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -89,9 +90,17 @@ class Site:
 
     def workbench(self, scenario: str, envelope: Envelope) -> tuple[Workbench, Baseline]:
         made, baseline = ground(
-            MODELS[self.size], self.model_dir, envelope, self.device, scenario, self.folder / "baseline-home"
-        )
+            MODELS[self.size], self.model_dir, envelope, self.device, scenario, self.folder / "baseline-home",
+            self._memory(),
+        )  # fmt: skip
         return Workbench(self.folder, self.size, envelope, made), baseline
+
+    def _memory(self) -> int:
+        """Bytes of the device, as the step `device` found them."""
+        if self.device.type == "cpu":
+            return 0
+        found = json.loads((self.folder.parent / "step-device.json").read_text(encoding="utf-8"))
+        return int(found["memory_bytes"])
 
     def recipes(self, **more: Mapping[str, Scalar]) -> dict[str, dict[str, Scalar]]:
         """Recipes of a stack, with the kernels that were the faster ones on this device."""

@@ -5,10 +5,12 @@ Names are `WHAT-SIZE` as in `plan.STEPS`. A step ends with a message and exit co
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,11 @@ class Job:
         from benchmarks.gpu.served import Site
 
         begun = time.monotonic()
+        # Made elsewhere if it is gone: who serves and measures stays off the device (`remote`).
+        context = multiprocessing.get_context("spawn")
+        making = context.Process(target=self.model_dir)
+        making.start()
+        making.join()
         return Site(self.folder, self.device, self.size, self.model_dir(), begun + self.seconds)
 
 
@@ -59,9 +66,9 @@ def device_step(job: Job) -> dict[str, Any]:
             "name": "a processor (dry run)", "torch": torch.__version__, "cuda": None, "read_bytes_per_second": 1.0,
             "copy_bytes_per_second": 1.0, "bfloat16_flops": 1.0, "launch_seconds": 1.0,
         }  # fmt: skip
-    from benchmarks.gpu.roofline import device_rates
+    from sartor_agents.measurement.device_probe import device_rates
 
-    return device_rates(job.device)
+    return {**device_rates(job.device), "triton": version("triton")}
 
 
 def kernels_step(job: Job) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Ground:
     judged_alone: bool = False
     judging_seconds: float = JUDGING_SECONDS
     judged: int = JUDGED
+    release: Callable[[], None] = lambda: None
+    """Ends what the reference holds of the device, after the judging and after the answers of windows were checked."""
 
 
 def cpu_ground(size: str, envelope: Envelope) -> Ground:
@@ -210,7 +212,10 @@ class Workbench:
             model_dir=self.model_dir, scenario=scenario, seed=secrets.token_hex(32), output_dir=self._samples(),
             samples=self.ground.judged, wall_clock=self.ground.judging_seconds,
         )  # fmt: skip
-        response = uvloop.run(judge(request, open_reference=self.ground.open_reference))
+        try:
+            response = uvloop.run(judge(request, open_reference=self.ground.open_reference))
+        finally:
+            self.ground.release()
         for check in response.checks:
             print(
                 f"  judge: {check.name:22} {check.reason.value:14} {check.seconds:6.2f} s  {check.message}", flush=True
@@ -221,7 +226,10 @@ class Workbench:
         return response
 
     def _evaluate(self, request: EvaluateRequest) -> EvaluateResponse:
-        return uvloop.run(evaluate(request, verify=verifier(self.ground.open_reference), progress=_say))
+        try:
+            return uvloop.run(evaluate(request, verify=verifier(self.ground.open_reference), progress=_say))
+        finally:
+            self.ground.release()
 
     def _samples(self) -> Path:
         folder = self.folder / "samples" / secrets.token_hex(4)

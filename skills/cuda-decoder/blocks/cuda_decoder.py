@@ -10,7 +10,6 @@ a fixed order (`kernels_attention`). Between buckets, and between chunks of a pr
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -20,18 +19,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
-from . import kernels_reference, spec
+from . import spec
 from .cuda_batch import NARROW_ROWS, Batch, Step, Wide
 from .cuda_device import cache_pages, require_device
 from .cuda_graphs import FEW, Graphs, Results, Size, buckets
+from .cuda_kernels import kernels_on
 from .cuda_weights import CheckpointSource, Layer, Source, fused, model_dtype, vector, weight_bytes
 from .decoder import Outcome, Segment
 from .decoder_errors import DecoderError, StepMemoryError
 from .model_config import check_against_spec, read_config, rope_tables
 from .weights import Weights
 
-CHOOSABLE = ("add_rms_norm", "rotate_and_store", "swiglu", "choose")
-"""Kernels whose PyTorch form never waits for the host, so that it can be recorded in a graph."""
+if spec.WEIGHTS == "fp8":
+    from .cuda_fp8 import linear
 
 
 class CudaDecoder:
@@ -64,7 +64,7 @@ class CudaDecoder:
             self._name = require_device()
             self.pages = cache_pages(kv_pages, weight_bytes())
             processors = torch.cuda.get_device_properties(self._device).multi_processor_count
-        self._operations = operations or _operations(self._device)
+        self._operations = operations or kernels_on(self._device)
         # How attention cuts contexts for few sequences and for many: two kernels to compile, whatever comes.
         few = _splits(1, processors)
         self._splits = few, few if spec.MAX_SEQUENCES <= FEW else _splits(spec.MAX_SEQUENCES, processors)
@@ -83,7 +83,8 @@ class CudaDecoder:
     @property
     def arithmetic(self) -> str:
         """Number format, device and kernels, for the log."""
-        return f"{spec.DTYPE}, PyTorch {torch.__version__} on {self._name}, {self._graphs.count} graphs"
+        weights = ", weights in FP8" if spec.WEIGHTS == "fp8" else ""
+        return f"{spec.DTYPE}{weights}, PyTorch {torch.__version__} on {self._name}, {self._graphs.count} graphs"
 
     @torch.inference_mode()
     def forward(self, segments: Sequence[Segment]) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
@@ -107,7 +108,7 @@ class CudaDecoder:
         computed = self._try(segments)
         if self._device.type == "cuda":
             # Whole and without gaps: only then the copy is the device's business alone.
-            back = self._back[: computed.accepted.numel()].view(2, -1)
+            back = self._back[: computed.accepted.numel()].view(computed.accepted.shape)
             back.copy_(computed.accepted, non_blocking=True)
             self._done.record()
         else:
@@ -248,7 +249,7 @@ class CudaDecoder:
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             normed = run.add_rms_norm(hidden, delta, layer.attention_norm, eps, dtype)
             q = run.rotate_and_store(
-                functional.linear(normed, layer.qkv, layer.qkv_bias),
+                self._linear(normed, layer.qkv, layer.qkv_bias),
                 step.positions,
                 step.slots,
                 self._cosines,
@@ -259,9 +260,9 @@ class CudaDecoder:
                 eps,
             )
             mixed = self._attend(q, keys, values, step).flatten(1)
-            delta = functional.linear(mixed, layer.out, layer.out_bias)
+            delta = self._linear(mixed, layer.out, layer.out_bias)
             normed = run.add_rms_norm(hidden, delta, layer.mlp_norm, eps, dtype)
-            delta = functional.linear(run.swiglu(functional.linear(normed, layer.gate_up)), layer.down)
+            delta = self._linear(run.swiglu(self._linear(normed, layer.gate_up)), layer.down)
         tokens = step.tokens
         if step.outputs is not None:
             if not len(step.outputs):
@@ -272,6 +273,12 @@ class CudaDecoder:
         logits = self._project(run.add_rms_norm(hidden, delta, self._final_norm, eps, dtype))
         chosen = run.choose(logits)
         return chosen, run.accept_drafts(chosen, tokens, step.drafts), logits
+
+    def _linear(self, x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+        if spec.WEIGHTS == "fp8":
+            return linear(self._operations, x, weight, bias)
+        else:  # noqa: RET505 - one of the branches is all that a composed stack has
+            return functional.linear(x, weight, bias)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor, step: Step) -> Tensor:
         mixed = torch.empty_like(q) if step.mixed is None else step.mixed
@@ -327,31 +334,6 @@ def _splits(sequences: int, processors: int) -> int:
     while splits < 16 and splits * sequences * spec.KV_HEADS < processors:
         splits *= 2
     return splits
-
-
-def _operations(device: torch.device) -> Any:
-    if device.type != "cuda":
-        return kernels_reference
-    from . import kernels_attention, kernels_choice, kernels_rows
-
-    made = SimpleNamespace(
-        add_rms_norm=kernels_rows.add_rms_norm,
-        rotate_and_store=kernels_rows.rotate_and_store,
-        swiglu=kernels_rows.swiglu,
-        attend=kernels_attention.attend,
-        choose=kernels_choice.choose,
-        accept_drafts=kernels_choice.accept_drafts,
-    )
-    return with_torch(made, spec.TORCH_KERNELS)
-
-
-def with_torch(made: SimpleNamespace, names: str) -> SimpleNamespace:
-    """`made` with PyTorch's kernels for `names` (with commas), where measuring found them faster."""
-    for name in filter(None, names.split(",")):
-        if name not in CHOOSABLE:
-            raise DecoderError(f"TORCH_KERNELS names {name}; PyTorch can take the place of {', '.join(CHOOSABLE)}")
-        setattr(made, name, getattr(kernels_reference, name))
-    return made
 
 
 def _attend_wide(q: Tensor, keys: Tensor, values: Tensor, wide: Wide) -> Tensor:

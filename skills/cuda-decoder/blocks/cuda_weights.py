@@ -6,13 +6,16 @@ loading needs no host memory beyond the page cache.
 
 import warnings
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import spec
 from .weights import Weights, expected_shapes
+
+if spec.WEIGHTS == "fp8":
+    from .cuda_fp8 import quantise
 
 
 class Source(Protocol):
@@ -44,11 +47,11 @@ class Layer:
         attention = prefix + "self_attn."
         projections = [f"{attention}{kind}_proj" for kind in ("q", "k", "v")]
         self.attention_norm = vector(source, prefix + "input_layernorm.weight", device)
-        self.qkv = fused(source, [f"{name}.weight" for name in projections], device)
-        self.out = fused(source, [attention + "o_proj.weight"], device)
+        self.qkv = matrix(source, [f"{name}.weight" for name in projections], device)
+        self.out = matrix(source, [attention + "o_proj.weight"], device)
         self.mlp_norm = vector(source, prefix + "post_attention_layernorm.weight", device)
-        self.gate_up = fused(source, [prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"], device)
-        self.down = fused(source, [prefix + "mlp.down_proj.weight"], device)
+        self.gate_up = matrix(source, [prefix + "mlp.gate_proj.weight", prefix + "mlp.up_proj.weight"], device)
+        self.down = matrix(source, [prefix + "mlp.down_proj.weight"], device)
         self.norms: tuple[Tensor, Tensor] | None = None
         self.qkv_bias: Tensor | None = None
         self.out_bias: Tensor | None = None
@@ -58,6 +61,14 @@ class Layer:
         if spec.ATTENTION_BIAS:
             self.qkv_bias = fused(source, [f"{name}.bias" for name in projections], device)
             self.out_bias = fused(source, [attention + "o_proj.bias"], device)
+
+
+def matrix(source: Source, names: Sequence[str], device: torch.device) -> Any:
+    """`fused` for the matrices of a layer, which may be kept in 8 bits; one at a time is there in full meanwhile."""
+    if spec.WEIGHTS == "fp8":
+        return quantise(fused(source, names, device))
+    else:  # noqa: RET505 - one of the branches is all that a composed stack has
+        return fused(source, names, device)
 
 
 def fused(source: Source, names: Sequence[str], device: torch.device) -> Tensor:
@@ -85,4 +96,10 @@ def model_dtype() -> torch.dtype:
 
 def weight_bytes() -> int:
     """Bytes of all weights on the device; norms and biases count as if they were matrices."""
-    return sum(torch.Size(shape).numel() for shape in expected_shapes().values()) * model_dtype().itemsize
+    size = model_dtype().itemsize
+    total = sum(torch.Size(shape).numel() for shape in expected_shapes().values()) * size
+    if spec.WEIGHTS == "fp8":
+        for name, shape in expected_shapes().items():
+            if name.endswith("_proj.weight"):
+                total -= torch.Size(shape).numel() * (size - 1) - 4 * shape[0]
+    return total

@@ -109,6 +109,12 @@ def accept_drafts(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
     return torch.tensor([accepted, behind], dtype=torch.int32, device=chosen.device)
 
 
+def fp8_linear(x: Tensor, data: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    """x [R, K] times weights [N, K] in e4m3, each channel with its scale (float32 [N]), plus bias → [R, N] in x's type."""
+    product = x.float() @ data.float().T * scales
+    return (product if bias is None else product + bias.float()).to(x.dtype)
+
+
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 

@@ -10,8 +10,7 @@ The engine runs on a thread of its own, so that HTTP work overlaps with arithmet
 Other threads call only `submit`, `cancel` and `stop`. One step makes at most one call of `deliver`, with the deltas
 of all sequences.
 
-Texts and statistics of a step are not needed to plan the next one. Where a device computes (`Decoder.launch`), they are made
-while it is busy with that; elsewhere at once.
+Where a device computes (`Decoder.launch`), texts and statistics of a step are made while it is busy with the next one.
 """
 
 import logging
@@ -28,7 +27,7 @@ from .decoder import Decoder, Outcome, Segment, accept
 from .decoder_errors import StepMemoryError
 from .kv_pages import PagePool, pages_for
 from .metrics import EngineStats
-from .outbox import Deliver, Made, Outbox
+from .outbox import NOT_A_NUMBER, Deliver, Made, Outbox
 from .sampling import TokenLogprobs, token_logprobs
 from .sequence import Delta, FinishReason, Sequence
 
@@ -44,10 +43,6 @@ if spec.SPECULATION == "prompt-lookup":
 log = logging.getLogger("stack.engine")
 
 _NO_DRAFT: list[int] = []
-_NOT_A_NUMBER = (
-    "the model's logits for this request are not numbers (NaN): the checkpoint is damaged, or its numbers overflow in "
-    f"{spec.DTYPE}; check the weights, or send the request to the baseline"
-)
 
 
 class EngineDeadError(RuntimeError):
@@ -348,7 +343,7 @@ class Engine:
                 rows = outcome.logits[logits_row : logits_row + count]
                 logits_row += count
             if right == 0 and chosen < 0:
-                self._fail(sequence, _NOT_A_NUMBER, now)
+                self._fail(sequence, NOT_A_NUMBER, now)
                 continue
             made = self._extend(sequence, draft, right, chosen, rows, now)
             self._outbox.append(made)
@@ -368,7 +363,7 @@ class Engine:
     ) -> Made:
         """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give.
 
-        `right` and `chosen` say what that is in greedy decoding; who asked for logits has `rows`, from which it is chosen.
+        `right` and `chosen` say what that is in greedy decoding; from `rows`, where they are there, it is sampled.
         """
         params = sequence.params
         tokens: list[int] = []

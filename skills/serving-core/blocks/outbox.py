@@ -6,11 +6,16 @@ The next step can be planned without text: rendering tokens and counting them wa
 from collections.abc import Callable
 from typing import NamedTuple
 
+from . import spec
 from .metrics import EngineStats
 from .sampling import TokenLogprobs
 from .sequence import Delta, FinishReason, Sequence
 
 Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
+NOT_A_NUMBER = (
+    "the model's logits for this request are not numbers (NaN): the checkpoint is damaged, or its numbers overflow in "
+    f"{spec.DTYPE}; check the weights, or send the request to the baseline"
+)
 
 
 class Made(NamedTuple):

@@ -28,6 +28,7 @@ DECODER: Literal["native", "torch", "cuda"] = "native"
 DTYPE: Literal["bfloat16", "float32"] = "bfloat16"
 THREADS: int = 1
 DEVICE: Literal["cuda", "cpu"] = "cuda"  # of the CUDA decoder; "cpu": its steps by reference kernels, for trials
+WEIGHTS: Literal["stored", "fp8"] = "stored"  # of the layers' matrices on a CUDA device
 GRAPH_ROWS: int = 16  # rows of the smallest CUDA graph
 TORCH_KERNELS: str = ""  # kernels of the CUDA decoder that PyTorch's take the place of, with commas
 ATTENTION_BLOCK: int = 64  # positions that the paged attention kernel takes at a time

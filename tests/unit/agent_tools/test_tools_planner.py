@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from sartor_agents.backends.conversation.tool import call_tool, toolbox
-from sartor_agents.backends.protocol import PlanContext
+from sartor_agents.backends.protocol import HardwareFacts, PlanContext
+from sartor_agents.tools.device_rates import Rates, Unknown
+from sartor_agents.tools.planner import RooflineEstimate, RooflineParameters
 from sartor_agents.tools.roles import planner_tools
 from sartor_agents.tools.roofline import RooflineError, decoder_shape, machine, roofline
 from sartor_api.search.records import (
@@ -130,3 +132,24 @@ def test_what_is_not_known_is_said(context: PlanContext) -> None:
         decoder_shape({**LLAMA, "layer_types": ["mamba", "full_attention"]})
     with pytest.raises(RooflineError, match="intermediate_size"):
         decoder_shape({name: value for name, value in LLAMA.items() if name != "intermediate_size"})
+
+
+def on_a_device(context: PlanContext, found: Rates | Unknown, *names: str) -> str:
+    hardware = HardwareFacts(platform="cuda", cores=16, memory_bytes=1 << 37, accelerators=names)
+    tool = RooflineEstimate(context.model_copy(update={"hardware": hardware}), rates=lambda: found)
+    return tool.call(RooflineParameters(context=1)).text
+
+
+def test_on_a_device_its_measured_rates_count_and_not_the_data_sheet(context: PlanContext) -> None:
+    text = on_a_device(context, Rates(4e12, 7.8e14, ("NVIDIA H200",)), "NVIDIA H200")
+    assert "measured on NVIDIA H200: 4.00 TB/s read, 780 Tflop/s" in text
+    bound = float(text.partition("bound: ")[2].partition(" tokens/s")[0])
+    assert bound == pytest.approx(100 * 389.2, rel=1e-3)  # a hundred times the bandwidth of the processor above
+
+
+def test_a_device_that_was_not_measured_says_so(context: PlanContext) -> None:
+    unknown = Unknown("NVML shows no device here")
+    text = on_a_device(context, unknown, "NVIDIA H200")
+    assert "Not measured on this device (NVML shows no device here); figures taken: the maker's data sheet." in text
+    text = on_a_device(context, unknown, "Mystery 9000")
+    assert "figures taken: none" in text and "bandwidth is not known" in text

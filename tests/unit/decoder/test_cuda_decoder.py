@@ -3,6 +3,9 @@
 In the tests of faults kernels raise what CUDA raises.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -311,3 +314,50 @@ def test_memory_that_is_short_while_loading_is_one_clear_message(model: Path) ->
 def test_without_a_device_the_message_says_what_to_do(model: Path) -> None:
     with pytest.raises(DecoderError, match=r"no CUDA device.*nvidia\.com/gpu"):
         CudaDecoder(model, kv_pages=KV_PAGES)
+
+
+def test_weights_in_eight_bits_are_those_of_a_model_with_restored_ones() -> None:
+    """In a process of its own: what a stack is specialised to is decided on import."""
+    done = subprocess.run([sys.executable, "-c", FP8], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["bytes"] < 0.75 * found["stored_bytes"]
+    assert found["off_restored"] < 0.05 < found["off_stored"]  # of the largest logit
+    assert "FP8" in found["arithmetic"]
+
+
+FP8 = """
+import json, tempfile, torch, numpy as np
+from pathlib import Path
+from transformers import AutoModelForCausalLM
+from sartor_agents.checkpoints import make
+from sartor_skills.blocks import spec
+from sartor_skills.blocks.model_config import read_config
+folder = make("random", "qwen3", "tiny", 0, Path(tempfile.mkdtemp()) / "m").path
+sizes = {"MAX_SEQUENCES": 2, "STEP_TOKENS": 96, "GRAPH_ROWS": 8}
+for name, value in {**read_config(folder).as_spec(), "DECODER": "cuda", "WEIGHTS": "fp8", **sizes}.items():
+    setattr(spec, name, value)
+from sartor_skills.blocks.cuda_decoder import CudaDecoder
+from sartor_skills.blocks.cuda_fp8 import quantise, restore
+from sartor_skills.blocks.cuda_weights import weight_bytes
+from sartor_skills.blocks.decoder import Segment
+decoder = CudaDecoder(folder, kv_pages=16, device="cpu")
+tokens = np.random.default_rng(3).integers(0, spec.VOCAB_SIZE, 90).tolist()
+pages = np.arange(16, dtype=np.int32)
+_, wide = decoder.forward([Segment(pages, 0, tokens[:80], 80, True)])
+_, narrow = decoder.forward([Segment(pages, 80, tokens[80:], 10, True)])
+logits = np.concatenate([wide, narrow])
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def off():
+    with torch.inference_mode():
+        reference = model(torch.tensor([tokens])).logits[0].numpy()
+    return float(np.abs(logits - reference).max() / np.abs(reference).max())
+stored = off()
+for name, module in model.named_modules():
+    if name.endswith("_proj"):
+        module.weight.data = restore(quantise(module.weight.data.to(torch.bfloat16)), torch.float32)
+restored, small = off(), weight_bytes()
+spec.WEIGHTS = "stored"
+print(json.dumps({"off_stored": stored, "off_restored": restored, "bytes": small, "stored_bytes": weight_bytes(),
+                  "arithmetic": (setattr(spec, "WEIGHTS", "fp8"), decoder.arithmetic)[1]}))
+"""

@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_rows
+from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_fp8, kernels_rows
 
 LLAMA_8B = {"hidden": 4096, "inner": 14336, "heads": 32, "vocabulary": 128256, "normed": False}
 QWEN3_32B = {"hidden": 5120, "inner": 25600, "heads": 64, "vocabulary": 151936, "normed": True}
@@ -78,6 +78,17 @@ def kernels(model: dict[str, Any]) -> Iterator[tuple[Any, dict[str, str], dict[s
         {"num_warps": 1},
         "",
     )
+    for rows in (16, 64):
+        yield (
+            kernels_fp8._fp8_linear,
+            {"x": "*bf16", "data": "*u8", "scales": "*fp32", "bias": "*fp32", "out": "*bf16", "rows": "i32"},
+            {
+                "inner": hidden, "outer": 2 * model["inner"], "block_rows": rows, "block_outer": 32, "block_inner": 256,
+                "biased": False, "wide": False, "shifted": kernels_fp8._SHIFTED,
+            },
+            {"num_warps": 4, "num_stages": 4},
+            f"{rows} rows",
+        )  # fmt: skip
     pointers = {"q": "*bf16", "keys": "*bf16", "values": "*bf16", "tiles": "*i32", "tables": "*i32"}
     sums = {"partial": "*fp32", "sums": "*fp32"}
     for items, splits in ((16, 1), (64, 16)):

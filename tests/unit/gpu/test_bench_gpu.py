@@ -2,6 +2,7 @@
 results; and the whole path with a tiny model (`--device cpu`).
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.choice import chosen, parameters, recorded, timed
+from benchmarks.gpu.ground import open_reference
 from benchmarks.gpu.memory import TooSmallError, shares
 from benchmarks.gpu.models import MODELS, NoRoomError, checkpoint, folder_with_room
 from benchmarks.gpu.plan import DRY_STEPS, STEPS, Ledger, OtherDeviceError, Status, Step, next_step, run_all
+from benchmarks.gpu.remote import Opened
 from benchmarks.gpu.report import roofline_table, rows, write
 from benchmarks.gpu.step import STEPS as KINDS
 from benchmarks.support.record import ROOT
@@ -315,6 +319,30 @@ def test_a_checkpoint_of_the_device_is_a_chain_and_the_same_each_time(tmp_path: 
     check = Reference(one).check([facts.first_word + 70, start], facts.walk(start, 60))
     assert all(check.agrees)
     assert min(check.gaps) > 1  # a margin that no rounding turns
+
+
+def test_the_reference_reads_elsewhere_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The bench's own process must not stay on the device: there it would be a stranger in every window."""
+    import torch
+
+    place = checkpoint(MODELS["tiny"], tmp_path, torch.device("cpu"))
+    opened = Opened(functools.partial(open_reference, device="cpu"))
+    remote: Any = opened(place)
+    here = Reference(place)
+    prompt, answer = [300, 301], [302, 303, 9]
+    assert remote.check(prompt, answer).choices == here.check(prompt, answer).choices
+    assert remote.rounded(prompt, answer, layers=False, logits=True).gaps == pytest.approx(
+        here.rounded(prompt, answer, layers=False, logits=True).gaps, abs=1e-3
+    )
+    assert remote.generate(prompt, 3) == here.generate(prompt, 3)
+    with pytest.raises(RuntimeError, match="ValueError: the prompt has no tokens"):
+        remote.check([], answer)
+    pid = remote.pid
+    assert psutil.pid_exists(pid)
+    opened.release()
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(RuntimeError, match="process is gone"):
+        remote.check(prompt, answer)
 
 
 def dry(out: Path, models: Path, *more: str) -> list[str]:

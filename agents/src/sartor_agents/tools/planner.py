@@ -1,5 +1,6 @@
 """What a planner may look up: the run's history and measurements, what failed, and what the machine allows at most."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,8 +8,11 @@ from pydantic import Field
 
 from sartor_agents.backends.conversation.tool import ToolResult
 from sartor_agents.backends.protocol import PlanContext
+from sartor_agents.cache import cache_folder
+from sartor_agents.measurement.accelerators import open_accelerators
 from sartor_agents.run.notes import interval, outcome
 from sartor_agents.tools.candidate import NoParameters
+from sartor_agents.tools.device_rates import Rates, Unknown, rates
 from sartor_agents.tools.files import Parameters
 from sartor_agents.tools.roofline import BYTES, RooflineError, decoder_shape, machine, read_config, roofline
 from sartor_api.search.measured import ArmSummary, ConditionResult
@@ -105,6 +109,11 @@ class Issues:
         return ToolResult("\n".join(lines) or "Nothing was rejected so far.")
 
 
+def measured_rates() -> Rates | Unknown:
+    """Of the devices of this machine."""
+    return rates(open_accelerators(), cache_folder())
+
+
 class RooflineParameters(Parameters):
     concurrency: int = Field(default=1, ge=1, le=4096, description="Sequences that a step decodes together.")
     context: int = Field(default=512, ge=1, le=1 << 20, description="Tokens of context of each.")
@@ -124,13 +133,14 @@ class RooflineEstimate:
         "per second and what limits it. Accepted drafts divide the bytes per token; so do fewer bits per weight."
     )
     parameters: type[RooflineParameters] = RooflineParameters
+    rates: Callable[[], Rates | Unknown] = measured_rates
 
     def call(self, parameters: RooflineParameters, /) -> ToolResult:
         try:
             shape = decoder_shape(read_config(self.context.model_dir))
         except RooflineError as error:
             return ToolResult(str(error), failed=True)
-        bandwidth, peak = machine(self.context.hardware)
+        bandwidth, peak, source = self._machine()
         found = roofline(
             shape,
             weight_bytes=BYTES[parameters.weights],
@@ -144,6 +154,7 @@ class RooflineEstimate:
             f"{shape.stored / 1e6:.1f} M parameters, {shape.matrices / 1e6:.1f} M used per token",
             f"one step of {parameters.concurrency} x 1 token at context {parameters.context}: "
             f"{found.bytes_read / 1e6:.1f} MB read, {found.operations / 1e9:.2f} GFLOP",
+            *source,
         ]
         if found.bound is None:
             lines.append("This machine's memory bandwidth is not known: measure it and give it as `bandwidth`.")
@@ -152,6 +163,19 @@ class RooflineEstimate:
         if peak is None:
             lines.append("The peak of its arithmetic is not known, so at high concurrency the bound is too high.")
         return ToolResult("\n".join(lines))
+
+    def _machine(self) -> tuple[float | None, float | None, list[str]]:
+        """Bandwidth and peak, and where they are from: of a device that this runs on, what was measured on it."""
+        hardware = self.context.hardware
+        if hardware.platform != "cuda":
+            return *machine(hardware), []
+        found = self.rates()
+        if isinstance(found, Rates):
+            text = f"measured on {', '.join(found.devices)}: {found.bandwidth / 1e12:.2f} TB/s read, "
+            return found.bandwidth, found.peak, [f"{text}{found.peak / 1e12:.0f} Tflop/s in bfloat16"]
+        bandwidth, peak = machine(hardware)
+        given = "the maker's data sheet" if peak is not None else "none"
+        return bandwidth, peak, [f"Not measured on this device ({found.reason}); figures taken: {given}."]
 
 
 def _condition(condition: ConditionResult) -> list[str]:
