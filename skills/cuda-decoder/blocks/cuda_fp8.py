@@ -27,7 +27,8 @@ def quantise(weight: Tensor) -> Quantised:
     """The nearest numbers; a channel of zeros keeps the scale 1. The error of a weight is at most 1/16 of it, or for small
     ones 2⁻¹⁰ of its channel's scale."""
     largest = weight.abs().amax(1).float()
-    scales = torch.where(largest > 0, largest / LARGEST, 1.0)
+    # A weight that is not a number makes its scale one too: the 8 bits alone would not carry it through the kernel.
+    scales = torch.where(largest == 0, 1.0, largest / LARGEST)
     return Quantised((weight.float() / scales[:, None]).to(torch.float8_e4m3fn), scales)
 
 

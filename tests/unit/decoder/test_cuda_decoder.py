@@ -322,7 +322,8 @@ def test_weights_in_eight_bits_are_those_of_a_model_with_restored_ones() -> None
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["bytes"] < 0.75 * found["stored_bytes"]
-    assert found["off_restored"] < 0.05 < found["off_stored"]  # of the largest logit
+    assert 2 * found["off_restored"] < found["off_stored"]
+    assert found["off_restored"] < 0.03  # of the largest logit: what bfloat16 does
     assert "FP8" in found["arithmetic"]
 
 

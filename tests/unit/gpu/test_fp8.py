@@ -38,8 +38,11 @@ def test_a_channel_of_zeros_and_one_that_is_not_a_number() -> None:
     weight = torch.zeros(3, 16, device=DEVICE)
     weight[1, 2] = float("nan")
     weight[2, 3] = -LARGEST
-    near = restore(quantise(weight), torch.float32)
+    made = quantise(weight)
+    near = restore(made, torch.float32)
     assert bool((near[0] == 0).all()) and bool(near[1].isnan().any()) and float(near[2, 3]) == -LARGEST
+    found = kernels_fp8.fp8_linear(torch.ones(1, 16, device=DEVICE), made.data, made.scales, None)
+    assert found.isnan().tolist() == [[False, True, False]]
 
 
 @settings(max_examples=15, deadline=None)
