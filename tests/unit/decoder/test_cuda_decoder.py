@@ -119,6 +119,12 @@ def test_the_device_accepts_what_the_host_would(cuda_case: Case, decoder: CudaDe
             segments.append(Segment(pages_of(index), 11, [text[11], *draft[:right], *wrong], 4, index == 3))
         else:
             segments.append(Segment(pages_of(index), 11, [text[11], *draft], 0, False))
+    if not beside:  # eight rows, as many as the graph has
+        widths = (2, 3, 1, 2)
+        segments = [
+            s._replace(tokens=s.tokens[:n], outputs=min(n, s.outputs)) for s, n in zip(segments, widths, strict=False)
+        ]
+        assert sum(len(segment.tokens) for segment in segments) == spec.GRAPH_ROWS
     if beside:
         segments.insert(1, Segment(pages_of(5), 0, prompt(9, beside), 1, False))
         segments = [segment._replace(tokens=segment.tokens[:2], outputs=min(2, segment.outputs)) if i > 2 else segment

@@ -40,8 +40,9 @@ def test_the_stored_weights_pass(site: Site) -> None:
     assert verdict(site, "stored") == ""
 
 
-def test_eight_bits_are_further_off_than_bfloat16_explains_and_the_limit_on_logprobs_says_so(site: Site) -> None:
-    assert "logprobs" in verdict(site, "fp8") or "accuracy" in verdict(site, "fp8")
+def test_eight_bits_of_a_chain_pass(site: Site) -> None:
+    """Its branches are small beside the residual stream, and embeddings and head are left alone: no word on other models."""
+    assert verdict(site, "fp8") == ""
 
 
 def test_scales_that_saturate_are_refused(site: Site) -> None:

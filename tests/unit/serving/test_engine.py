@@ -555,3 +555,15 @@ def test_an_engine_is_not_idle_before_the_last_text_has_left() -> None:
     assert not run.engine.idle and run.calls == 0
     assert run.engine.step() is False
     assert run.engine.idle and run.calls == 1
+
+
+def test_who_hangs_up_while_a_text_waits_gets_it_no_more() -> None:
+    run = Run(toy.stack(DECODER="cuda"))
+    doomed, other = run.sequence([10], max_tokens=6), run.sequence([11], max_tokens=6)
+    run.submit(doomed, other)
+    run.engine.step()
+    run.engine.step()
+    run.engine.cancel([doomed])
+    run.finish()
+    assert len(run.tokens(doomed)) == 1  # of the two that were made
+    assert run.tokens(other) == toy.plain([11], toy.scattered, 6)
