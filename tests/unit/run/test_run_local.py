@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -219,3 +220,18 @@ def test_exit_codes_and_output_come_through_the_guard(tmp_path: Path) -> None:
     ) as process:
         assert process.wait(20).code == 127
     assert os.getpid() and "No such file" in process.tail()
+
+
+def test_a_process_that_somebody_looks_at_as_it_ends_has_not_timed_out(tmp_path: Path) -> None:
+    """`Popen` lets one thread at a time ask the kernel, and with a timeout of 0 the other does not wait for its turn."""
+    with GuardedProcess(
+        (sys.executable, "-c", "import time; time.sleep(0.2)"),
+        cwd=tmp_path,
+        environment=scrubbed_environment(tmp_path),
+        log=tmp_path / "log",
+    ) as process:
+        turn = process._process._waitpid_lock  # type: ignore[attr-defined]
+        turn.acquire()
+        threading.Timer(2.0, turn.release).start()
+        ended = process.wait(20)
+    assert ended.problem is None and ended.code == 0

@@ -146,9 +146,8 @@ def test_seeds_are_committed_to_before_and_differ_for_each_execution(tmp_path: P
     assert Seals(tmp_path / "other").seed("001/evaluate/1/1") != seed
 
 
-def test_a_slow_grid_is_cut_short_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_grid_is_cut_short_and_says_so(tmp_path: Path) -> None:
     now = 0.0
-    monkeypatch.setattr("sartor_agents.run.tuning.time.monotonic", lambda: now)
 
     class Server(BaselineServer):
         def ensure(self, setting, port):  # type: ignore[override]
@@ -182,6 +181,7 @@ def test_a_slow_grid_is_cut_short_and_says_so(tmp_path: Path, monkeypatch: pytes
         ask=ask,
         progress=lambda _: None,
         fingerprint={},
+        clock=lambda: now,
     )
     assert isinstance(record, BaselineRecord) and record.chosen == "b"
     assert [p.metric for p in record.grid] == [40, 80, None, None]

@@ -107,7 +107,7 @@ def serving(
             time.sleep(0.01)
         left = left_over(state["server"], state["loop"]) if state["app"].active else ""
         state["server"].should_exit = True
-        thread.join(60)
+        thread.join(20)
         assert not left, f"requests in work after the last client has gone: {left}"
         assert not thread.is_alive(), f"the server does not end: {left_over(state['server'], state['loop'])}"
 

@@ -66,11 +66,12 @@ class Remote:
         patience_seconds: float = PATIENCE_SECONDS,
         deadline: float = math.inf,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`deadline` (monotonic clock) is when the pod is ended: the last `SAYING_SECONDS` before it are for saying so."""
+        """`deadline` (by `clock`) is when the pod is ended: the last `SAYING_SECONDS` before it are for saying so."""
         self._patience = patience_seconds
         self._deadline = deadline - SAYING_SECONDS
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         self._url, self._token_file = url, token_file
         with storage_errors(Path(tempfile.gettempdir())):
             # A name that nobody could know before: in a shared /tmp nothing can wait there for us.
@@ -224,12 +225,12 @@ class Remote:
         return self._patiently(command)
 
     def _patiently(self, ask: Callable[[], bytes]) -> bytes:
-        started, wait = time.monotonic(), 1.0
+        started, wait = self._clock(), 1.0
         while True:
             try:
                 return ask()
             except RemoteError:
-                again = time.monotonic() + wait
+                again = self._clock() + wait
                 if again > min(started + self._patience, self._deadline):
                     raise
             self._sleep(wait)

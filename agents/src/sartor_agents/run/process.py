@@ -86,10 +86,13 @@ def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> None:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        poll.poll(min(timeout * 1000, _LONGEST_POLL))
+        ended = poll.poll(min(timeout * 1000, _LONGEST_POLL))
     finally:
         os.close(descriptor)
-    process.wait(0)
+    if not ended:
+        raise subprocess.TimeoutExpired(process.args, timeout)
+    # It has ended. With a timeout, of 0 say, this would fail while another thread looks whether it lives.
+    process.wait()
 
 
 @dataclass(frozen=True)

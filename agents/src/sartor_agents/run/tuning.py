@@ -24,25 +24,26 @@ def tune(
     ask: Ask,
     progress: Callable[[str], None],
     fingerprint: dict[str, JsonValue],
+    clock: Callable[[], float] = time.monotonic,
 ) -> BaselineRecord | Verdict:
     """Measure the grid and leave the best setting running.
 
     A setting that does not start or cannot be measured stays in the record with its reason; when none can, the step
     failed. A setting that would not end in time, going by the slowest so far, is not begun, and the record says so.
     """
-    deadline = time.monotonic() + seconds
+    deadline = clock() + seconds
     settings = engine.settings()
     points: list[GridPoint] = []
     metric, failure_class, longest = "", FailureClass.INFRASTRUCTURE, 0.0
     for number, setting in enumerate(settings, start=1):
-        begun = time.monotonic()
+        begun = clock()
         if deadline - begun < longest and any(p.metric is not None for p in points):
             points.append(_point(setting, message="not tried: the time for the baseline was used up"))
             continue
         progress(f"baseline {number}/{len(settings)}: {setting.name} starts")
         try:
             running = server.ensure(setting, port)
-            left = deadline - time.monotonic()
+            left = deadline - clock()
             response = ask(request(_endpoint(engine, running.url, running.process.pid)), left)
         except (ServerError, RoleError) as error:
             progress(f"baseline {number}/{len(settings)}: {setting.name}: {error.reason}")
@@ -52,7 +53,7 @@ def tune(
             failure_class = response.failure_class or FailureClass.MEASUREMENT
             points.append(_point(setting, message=f"{response.reason.value}: {response.message}"))
             continue
-        metric, longest = response.metric, max(longest, time.monotonic() - begun)
+        metric, longest = response.metric, max(longest, clock() - begun)
         progress(f"baseline {number}/{len(settings)}: {setting.name}: {response.objective:.1f} {metric}")
         points.append(_point(setting, value=response.objective, start_seconds=running.start_seconds, message=""))
     return _result(engine, points, metric, failure_class, fingerprint)
@@ -81,6 +82,7 @@ def _result(
     metric: str,
     failure_class: FailureClass,
     fingerprint: dict[str, JsonValue],
+    clock: Callable[[], float] = time.monotonic,
 ) -> BaselineRecord | Verdict:
     measured = [point for point in points if point.metric is not None]
     if not measured:
