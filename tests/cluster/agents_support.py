@@ -206,8 +206,8 @@ def agents_cluster(cluster: DevCluster, folder: Path) -> Iterator[Agents]:
     kubelet = Kubelet(cluster.kubeconfig_for("kubelets", ["system:masters"]), None, alone=True)
     with contextlib.ExitStack() as stack:
         url, token = stack.enter_context(_repository(cluster, folder))
+        # It stays: an API server that saw a policy go and come again may never find its settings ("no params found").
         cluster.kubectl("apply", "-k", str(FOLDER), check=True)
-        stack.callback(cluster.kubectl, "delete", "-k", str(FOLDER))
         stack.enter_context(kubelet)
         stack.callback(runner.close)
         runner.start()
