@@ -59,7 +59,7 @@ def bench(folder: Path, size: str, loads: Sequence[int], pairs: int, window: flo
     mine = f"stack: {threads} thread(s), {chunk} prompt rows (alone, with worst inter-token and ttft p99: {seen})"
     with work.stack("chat", recipes(threads, chunk)) as stack:
         for concurrency, (setting, listed) in best.items():
-            with work.vllm(setting) as vllm:
+            with work.baseline(setting) as vllm:
                 response = work.paired(stack, vllm, scenario(concurrency), policy)
             prefix = f"run/chat/{size}/c{concurrency}"
             note = f"{mine}; vLLM: {setting.name}, of {listed}"

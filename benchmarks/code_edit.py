@@ -76,7 +76,7 @@ def bench(folder: Path, size: str, part: str, file_tokens: int, pairs: int, *, s
             return
         plain, listed = work.tune(plain_settings, {"plain": scenario(64, rates=(0,))}, once, objective)["plain"]
         if part == "plain":
-            with work.vllm(plain) as vllm:
+            with work.baseline(plain) as vllm:
                 response = work.paired(stack, vllm, scenario(file_tokens, edits=True), policy(pairs))
             against_plain(record, response, prefix, targets, f"{mine}; vLLM: {plain.name}, of {listed}")
             return
@@ -84,7 +84,7 @@ def bench(folder: Path, size: str, part: str, file_tokens: int, pairs: int, *, s
         drafted_settings = [setting for setting in drafted_settings if setting.environment == plain.environment]
         at95 = scenario(file_tokens, rates=(95,))
         drafted, listed = work.tune(drafted_settings, {"match95": at95}, once, at_95)["match95"]
-        with work.vllm(drafted) as vllm:
+        with work.baseline(drafted) as vllm:
             response = work.paired(stack, vllm, scenario(file_tokens), policy(pairs))
         for name, ratio, rates in conditions(response):
             target = targets["ngram"] if name == "match95" else None

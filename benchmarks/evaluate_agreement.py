@@ -220,7 +220,7 @@ def bench(folder: Path, concurrency: int, replicates: int) -> None:
     guidellm_environment()
     ratios: dict[str, dict[str, list[float]]] = {tool: {name: [] for name in FIGURES} for tool in TOOLS}
     cores: dict[str, list[float]] = {name: [] for name in ("sartor", *TOOLS)}
-    with work.vllm(Setting("default")) as server:
+    with work.baseline(Setting("default")) as server:
         seen: Mapping[str, float] | None = None
         for number in range(replicates):
             rate = seen["output-rate"] if seen else 200.0 * (1 if concurrency == 1 else 5)

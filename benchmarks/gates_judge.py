@@ -127,7 +127,7 @@ class Range:
                 smaller(self.honest.model_dir, checkpoint, SMALLER[change])
             work = self._bench(change, checkpoint)
         scenario, recipes = self.workload.scenario.name, self.workload.recipes
-        with work.vllm(Setting("default")) if engine == "vllm" else work.stack(scenario, recipes) as running:
+        with work.baseline(Setting("default")) if engine == "vllm" else work.stack(scenario, recipes) as running:
             yield running
 
     def _bench(self, name: str, model_dir: Path) -> Workbench:
@@ -194,7 +194,7 @@ def bench(workload: str, rounds: int, only: list[str] | None) -> None:
     record = Bench("gates_judge", workload)
     with tempfile.TemporaryDirectory(prefix="sartor-bench-") as folder:
         found = Range(Path(folder), WORKLOADS[workload])
-        with found.honest.vllm(Setting("default")) as baseline:
+        with found.honest.baseline(Setting("default")) as baseline:
             for name in only or found.names():
                 with found.server(name) as server:
                     responses: list[JudgeResponse] = []

@@ -102,7 +102,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work = Workbench(folder, "52m")
-        with work.vllm(Setting("default", (), {})) as server:
+        with work.baseline(Setting("default", (), {})) as server:
             alone = ChatParameters(concurrencies=(1,), request_rates=RATES)
             response, samples = measure(server, work.model_dir, folder, alone, policy)
             bench.add(*(row for rate in RATES for row in rows(response, samples, f"rate{rate:g}")))

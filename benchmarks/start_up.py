@@ -47,7 +47,7 @@ def bench(record: Bench, folder: Path, size: str, rounds: int) -> None:
     memory: dict[str, list[float]] = {"stack": [], "vllm": []}
     full: dict[str, list[float]] = {"stack": [], "vllm": []}
     for number in range(rounds + 1):
-        for name, server in (("stack", work.stack("chat", recipes)), ("vllm", work.vllm(setting, kv_gib=KV_GIB))):
+        for name, server in (("stack", work.stack("chat", recipes)), ("vllm", work.baseline(setting, kv_gib=KV_GIB))):
             with server as running:
                 work.alone(running, LOAD, load)
                 used = tree_bytes(running)

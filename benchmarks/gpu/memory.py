@@ -8,12 +8,12 @@ for its concurrency and no more, vLLM a share of the device that is given to it 
 from dataclasses import dataclass
 
 from benchmarks.gpu.plan import CannotRunError
+from sartor_agents.judge.reference_device import ROOM
 
 WORKSPACE = 3 << 30
 """What a server takes besides weights and cache: context, workspaces of products, recorded graphs."""
 CACHE_ROOM = 1.25
 """vLLM keeps its cache in blocks and wants some to spare."""
-REFERENCE_ROOM = 12 << 30
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def shares(total: int, weights: int, cache: int, logits: int) -> Shares:
         )
     # Rounded up: a share that is a little too small is refused by vLLM after minutes of loading.
     utilization = -(-1000 * baseline // total) / 1000
-    return Shares(stack, baseline, utilization, stack + baseline + weights + REFERENCE_ROOM > total)
+    return Shares(stack, baseline, utilization, stack + baseline + weights + ROOM > total)
 
 
 def gib(count: int) -> str:

@@ -116,7 +116,7 @@ class Workbench:
     # --- servers ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def vllm(self, setting: Setting, *, kv_gib: int | None = None) -> Generator[RunningServer]:
+    def baseline(self, setting: Setting, *, kv_gib: int | None = None) -> Generator[RunningServer]:
         """The baseline of this ground with one setting: vLLM, or what takes its place there."""
         server = self.ground.engine.server(setting, free_port())
         if kv_gib is not None:
@@ -185,10 +185,10 @@ class Workbench:
     ) -> EvaluateResponse:
         """`paired` with the baseline started for it, after the judging where the ground has no room for all at once."""
         if not self.ground.judged_alone:
-            with self.vllm(setting) as baseline:
+            with self.baseline(setting) as baseline:
                 return self.paired(candidate, baseline, scenario, policy)
         self.judged(candidate, None, scenario)
-        with self.vllm(setting) as baseline:
+        with self.baseline(setting) as baseline:
             return self._measured(candidate, baseline, scenario, policy)
 
     def _measured(
@@ -250,7 +250,7 @@ class Workbench:
         found: dict[Load, list[tuple[float, Setting]]] = {load: [] for load in loads}
         for setting in settings:
             try:
-                with self.vllm(setting) as server:
+                with self.baseline(setting) as server:
                     for load, scenario in loads.items():
                         response = self._alone(server, scenario, policy)
                         if response.objective is None:
