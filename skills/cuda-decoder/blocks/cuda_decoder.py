@@ -1,8 +1,9 @@
 """The decoder step for an NVIDIA GPU: PyTorch's matrix products, Triton kernels between them, CUDA graphs around both.
 
 A step is laid out on the host (`cuda_batch`), sent in one copy, and runs without waiting for the host until the chosen
-tokens, eight bytes a sequence, come back. Steps of few rows are padded to a bucket and replayed as a graph (`cuda_graphs`);
-steps with chunks of prompts run as they come, with PyTorch's FlashAttention for the chunks.
+tokens, eight bytes a sequence, come back; the next one may be begun meanwhile, with tokens that stay on the device. Steps
+of few rows are padded to a bucket and replayed as a graph (`cuda_graphs`); steps with chunks of prompts run as they come,
+with PyTorch's FlashAttention for the chunks.
 
 Within one bucket a row has the same bits whatever else is in the step: matrix products have one shape, attention adds up in
 a fixed order (`kernels_attention`). Between buckets, and between chunks of a prompt, rows agree up to rounding.
@@ -20,7 +21,7 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 
 from . import spec
-from .cuda_batch import NARROW_ROWS, Batch, Step, Wide
+from .cuda_batch import NARROW_ROWS, Batch, Sizes, Step, Wide
 from .cuda_device import cache_pages, require_device
 from .cuda_graphs import FEW, Graphs, Results, Size, buckets
 from .cuda_kernels import kernels_on
@@ -106,21 +107,22 @@ class CudaDecoder:
     def launch(self, segments: Sequence[Segment]) -> "Launched":
         """See `decoder.Decoder.launch`. Raises what `forward` raises, but what the driver finds later: `wait` has that."""
         computed = self._try(segments)
+        back, done = computed.accepted, None
         if self._device.type == "cuda":
+            self._returns.reverse()  # in turns: the step before may still be on its way
+            buffer, done = self._returns[0]
             # Whole and without gaps: only then the copy is the device's business alone.
-            back = self._back[: computed.accepted.numel()].view(computed.accepted.shape)
+            back = buffer[: computed.accepted.numel()].view(computed.accepted.shape)
             back.copy_(computed.accepted, non_blocking=True)
-            self._done.record()
-        else:
-            back = computed.accepted
-        return Launched(self, computed, back, len([s for s in segments if s.outputs]))
+            done.record()
+        return Launched(self, computed, back, done, len([s for s in segments if s.outputs]))
 
     @torch.inference_mode()
     def finish(self, launched: "Launched") -> Outcome:
         """The outcome of a step once the device has done it."""
         try:
-            if self._device.type == "cuda":
-                self._done.synchronize()  # other threads run meanwhile
+            if launched.done is not None:
+                launched.done.synchronize()  # other threads run meanwhile
             accepted, chosen = launched.back[:, : launched.count].tolist()
             return Outcome(accepted, chosen, self._logits(launched.computed))
         except RuntimeError as error:
@@ -186,8 +188,10 @@ class CudaDecoder:
         self._tile_rows = max(1, (16 if spec.SPECULATION == "none" else 64) // group)
         self._batch = Batch(self._device, kv_pages=self.pages, scratch_page=self.pages, tile_rows=self._tile_rows)
         if self._device.type == "cuda":
-            self._back = torch.zeros(2 * spec.MAX_SEQUENCES, dtype=torch.int32, pin_memory=True)
-            self._done = torch.cuda.Event()
+            self._returns = [
+                (torch.zeros(2 * spec.MAX_SEQUENCES, dtype=torch.int32, pin_memory=True), torch.cuda.Event())
+                for _ in range(2)
+            ]
         self._graphs = Graphs(self._device)
         self._buckets = buckets()
         for rows in reversed(self._buckets):
@@ -206,10 +210,10 @@ class CudaDecoder:
         return Size(rows, self._batch.tiles_of(rows, most), self._splits[0 if few else 1], most)
 
     def _bucket_step(self, size: Size) -> Step:
-        arrays = self._batch.arrays(size.rows, size.tiles, size.sequences)
+        arrays = self._batch.arrays(_all_rows(size))
         shape = (size.rows, spec.HEADS, spec.HEAD_DIM)
         mixed = torch.zeros(shape, dtype=model_dtype(), device=self._device)  # rows that only pad stay zero
-        return Step(*arrays, tables=self._batch.tables, splits=size.splits, mixed=mixed)
+        return Step(*arrays[:-1], tables=self._batch.tables, splits=size.splits, mixed=mixed)
 
     def _forward(self, segments: Sequence[Segment], rows: int) -> "_Computed":
         batch = self._batch
@@ -220,19 +224,20 @@ class CudaDecoder:
         if bucket is not None and all(len(s.tokens) <= NARROW_ROWS for s in segments):
             size = self._size(bucket, len(segments))
             firsts = [end - s.outputs for s, end in zip(segments, ends, strict=True) if s.outputs]
-            batch.fill(segments, size.rows, size.tiles, size.sequences, firsts)
+            batch.fill(segments, _all_rows(size), firsts)
             chosen, accepted, logits = self._graphs.run(size)
             places = wanted
         else:
-            tiles = batch.tiles_in(segments)
             starts = np.cumsum([0, *(s.outputs for s in segments if s.outputs)]).tolist()[:-1]
-            batch.fill(segments, rows, tiles, len(starts), starts)
+            sizes = Sizes(rows, batch.tiles_in(segments), len(starts), len(wanted))
+            batch.fill(segments, sizes, starts, wanted)
+            arrays = batch.arrays(sizes)
             step = Step(
-                *batch.arrays(rows, tiles, len(starts)),
+                *arrays[:-1],
                 tables=batch.tables,
                 splits=self._splits[1],
                 wide=batch.wide(segments),
-                outputs=torch.tensor(wanted, dtype=torch.int64, device=self._device),
+                outputs=arrays.outputs,
             )
             chosen, accepted, logits = self._compute(step)
             places = list(range(len(wanted)))
@@ -244,7 +249,8 @@ class CudaDecoder:
         """(int32 [outputs], int32 [2, segments] as `accept_drafts`, float32 [outputs, VOCAB_SIZE]): one walk through the
         layers, nothing of it on the host."""
         run, dtype, eps = self._operations, model_dtype(), spec.RMS_EPS
-        hidden = functional.embedding(step.tokens, self._embeddings).float()
+        tokens = step.known.index_select(0, step.sources)
+        hidden = functional.embedding(tokens, self._embeddings).float()
         delta: Tensor | None = None
         for layer, keys, values in zip(self._layers, self._keys, self._values, strict=True):
             normed = run.add_rms_norm(hidden, delta, layer.attention_norm, eps, dtype)
@@ -263,7 +269,6 @@ class CudaDecoder:
             delta = self._linear(mixed, layer.out, layer.out_bias)
             normed = run.add_rms_norm(hidden, delta, layer.mlp_norm, eps, dtype)
             delta = self._linear(run.swiglu(self._linear(normed, layer.gate_up)), layer.down)
-        tokens = step.tokens
         if step.outputs is not None:
             if not len(step.outputs):
                 empty = torch.empty(0, dtype=torch.int32)
@@ -272,7 +277,11 @@ class CudaDecoder:
             delta = delta[step.outputs] if delta is not None else None
         logits = self._project(run.add_rms_norm(hidden, delta, self._final_norm, eps, dtype))
         chosen = run.choose(logits)
-        return chosen, run.accept_drafts(chosen, tokens, step.drafts), logits
+        run.draw(logits, chosen, step.wishes)
+        found = run.accept_drafts(chosen, tokens, step.drafts)
+        # For the step behind this one; what is no number (−1) would be no token either, and its row is nobody's.
+        torch.clamp(found[1], min=0, out=self._batch.previous[: found.shape[1]])
+        return chosen, found, logits
 
     def _linear(self, x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
         if spec.WEIGHTS == "fp8":
@@ -317,15 +326,22 @@ class _Computed(NamedTuple):
 
 
 class Launched(NamedTuple):
-    """See `decoder.Launched`. `back`: where the device writes what `accept_drafts` found, for `count` segments."""
+    """See `decoder.Launched`. `back`: where the device writes what `accept_drafts` found, for `count` segments; it has
+    when `done`."""
 
     decoder: CudaDecoder
     computed: _Computed
     back: Tensor
+    done: Any
     count: int
 
     def wait(self) -> Outcome:
         return self.decoder.finish(self)
+
+
+def _all_rows(size: Size) -> Sizes:
+    """In a bucket every row has a result."""
+    return Sizes(size.rows, size.tiles, size.sequences, size.rows)
 
 
 def _splits(sequences: int, processors: int) -> int:

@@ -87,7 +87,7 @@ class NativeDecoder:
         if len(segments) > spec.STEP_TOKENS:
             raise DecoderError(f"{len(segments)} segments: {_refusal(9)}")
         row = page = output = logit = 0
-        for index, (pages, start, tokens, outputs, logits) in enumerate(segments):
+        for index, (pages, start, tokens, outputs, logits, *_) in enumerate(segments):
             count = len(tokens)
             needed = min(len(pages), max(0, -(-(start + count) // spec.PAGE_TOKENS)))
             if row + count > spec.STEP_TOKENS:

@@ -12,6 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+class Draw(NamedTuple):
+    """How a token is drawn (`sampling.draw`), with the number that belongs to `seed` and `index` of the output token."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    index: int
+
+
 class Segment(NamedTuple):
     """The new rows of one sequence in one step.
 
@@ -19,6 +30,10 @@ class Segment(NamedTuple):
     `start`: the position of `tokens[0]`; keys and values of all earlier positions have been written.
     `outputs`: how many trailing rows want a result: 0 inside a prompt, 1 to decode, K + 1 to verify K draft tokens.
     `logits`: whether full logits are wanted for these rows as well.
+
+    For decoders on a device: `follows` ≥ 0 says that the only row's token is what the step begun before this one makes of
+    that one of its segments with outputs (`tokens` is then not looked at). `draw`: how the first output row's token is
+    drawn, and with the numbers of the next indices those behind it; None takes the likeliest.
     """
 
     pages: NDArray[np.int32]
@@ -26,6 +41,8 @@ class Segment(NamedTuple):
     tokens: Sequence[int]
     outputs: int
     logits: bool
+    follows: int = -1
+    draw: Draw | None = None
 
 
 class Outcome(NamedTuple):
@@ -75,7 +92,8 @@ class Decoder(Protocol):
 
     def launch(self, segments: Sequence[Segment]) -> Launched:
         """Begin the step that `forward` would do, and leave the host to its own work: decoders on a device have this
-        (`spec.DECODER` says which they are). The next step may be begun when this one was waited for."""
+        (`spec.DECODER` says which they are). One more step may be begun before this one is waited for, if this one gives
+        no logits; they are waited for in their order."""
         ...
 
     def close(self) -> None:

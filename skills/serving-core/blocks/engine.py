@@ -1,48 +1,56 @@
-"""The scheduler: which rows of which sequences go into the next step, and what to make of the result.
-
-Continuous batching (Orca, OSDI 2022) with chunked prefill mixed into decode steps (Sarathi-Serve, OSDI 2024) over a
-paged cache. First come, first served: sequences are admitted in order of arrival while pages and `MAX_SEQUENCES`
-last, and prompts are computed in order of admission. Pages are taken as a sequence grows; when none is left, the
-sequence that was admitted last goes back to the head of the queue and is computed again later, with the same text:
-its tokens are kept, and rows do not depend on how they were chunked.
+"""Runs the scheduled steps, and makes tokens of their results.
 
 The engine runs on a thread of its own, so that HTTP work overlaps with arithmetic (the decoder releases the GIL).
 Other threads call only `submit`, `cancel` and `stop`. One step makes at most one call of `deliver`, with the deltas
 of all sequences.
 
-Where a device computes (`Decoder.launch`), texts and statistics of a step are made while it is busy with the next one.
+Where a device computes (`Decoder.launch`), the next step is begun before the last one's tokens are known, as long as nothing
+but these tokens is missing: a row takes its token on the device (`Segment.follows`). What turns out to have ended meanwhile
+has computed one row for nothing. Tokens, texts and statistics of a step are made while the device is busy with the next.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import spec
-from .decoder import Decoder, Outcome, Segment, accept
+from .decoder import Decoder, Launched, Outcome, Segment, accept
 from .decoder_errors import StepMemoryError
-from .kv_pages import PagePool, pages_for
+from .kv_pages import pages_for
 from .metrics import EngineStats
-from .outbox import NOT_A_NUMBER, Deliver, Made, Outbox
-from .sampling import TokenLogprobs, token_logprobs
-from .sequence import Delta, FinishReason, Sequence
-
-if spec.PREFIX_REUSE:
-    from .prefix_pages import PrefixPool
-if spec.SPECULATION != "none":
-    from .draft_width import DraftWidth
-if spec.SPECULATION == "prediction":
-    from .predicted_outputs import make_drafter
-if spec.SPECULATION == "prompt-lookup":
-    from .prompt_lookup import make_drafter
+from .outbox import NOT_A_NUMBER, Deliver, Made, Outbox, extend
+from .scheduler import Batch, Scheduler, take_back
+from .sequence import Delta, Sequence
 
 log = logging.getLogger("stack.engine")
 
-_NO_DRAFT: list[int] = []
+
+class Flight(NamedTuple):
+    """A step that a device has been given, and since when (seconds)."""
+
+    batch: Batch
+    segments: list[Segment]
+    launched: Launched
+    started: float
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether its outputs are single tokens that the device has chosen itself: then a step may follow unseen."""
+        drafting = spec.SPECULATION != "none" and any(s.drafter is not None for s, _ in self.batch)
+        return not drafting and not any(segment.logits for segment in self.segments)
+
+    def expect(self, awaited: bool) -> None:
+        """Let its sequences be planned as if they had their next tokens, or no more."""
+        place = 0
+        for (sequence, _), segment in zip(self.batch, self.segments, strict=True):
+            if segment.outputs:
+                sequence.awaited = place if awaited else -1
+                place += 1
 
 
 class EngineDeadError(RuntimeError):
@@ -74,20 +82,15 @@ class Engine:
         self._clock = clock
         self.stats = stats
         self._outbox = Outbox(deliver, stats)
-        if spec.PREFIX_REUSE:
-            self.pool = PrefixPool(decoder.pages)
-        else:
-            self.pool = PagePool(decoder.pages)
-        self._rows = spec.STEP_TOKENS  # of a step; fewer for a while after one was too large for the device's memory
-        self._inbox: deque[Sequence] = deque()
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._schedule = Scheduler(decoder.pages, stats, clock)
+        self.pool = self._schedule.pool
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.failure: str | None = None
-        if spec.SPECULATION != "none":
-            self._width = DraftWidth(spec.DRAFT_WIDTH, adaptive=spec.DRAFT_ADAPTIVE, step_tokens=spec.STEP_TOKENS)
+        self._finished = 0.0  # when the last step was
+        if spec.DECODER == "cuda":
+            self._flight: Flight | None = None
 
     # Called from other threads.
 
@@ -119,14 +122,14 @@ class Engine:
                 )
         if self.failure is not None:
             raise EngineDeadError(self.failure)
-        if len(self._inbox) + len(self._waiting) + len(sequences) > spec.MAX_WAITING:
+        if self._schedule.waiting + len(sequences) > spec.MAX_WAITING:
             raise QueueFullError(
-                f"{len(self._waiting)} requests are waiting and at most {spec.MAX_WAITING} may; try again later"
+                f"{self._schedule.waiting} requests are waiting and at most {spec.MAX_WAITING} may; try again later"
             )
         now = self._clock()
         for sequence in sequences:
             sequence.arrived = now
-        self._inbox.extend(sequences)
+        self._schedule.arrive(sequences)
         self._wake.set()
         if self.failure is not None:  # died in between: the thread may have emptied its inbox just before
             self._fail_all(self.failure)
@@ -140,200 +143,135 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        return not (self._inbox or self._waiting or self._running or self._outbox)
+        return not (self._schedule.waiting or self._schedule.running or self._outbox)
 
     # The engine thread.
 
     def _run(self) -> None:
-        while not self._stopping:
-            try:
-                worked = self.step()
-            except Exception as error:
-                log.exception("the engine failed; the server is unhealthy from now on")
-                self._fail_all(f"{type(error).__name__}: {error}")
-                return
-            if not worked:
-                self._wake.wait()
-                self._wake.clear()
+        try:
+            while not self._stopping:
+                if not self.step():
+                    self._wake.wait()
+                    self._wake.clear()
+            if spec.DECODER == "cuda" and self._flight is not None:
+                self._flight.launched.wait()  # it reads and writes what is freed after this
+        except Exception as error:
+            log.exception("the engine failed; the server is unhealthy from now on")
+            self._fail_all(f"{type(error).__name__}: {error}")
+            return
         self._outbox.send()
 
     def _fail_all(self, failure: str) -> None:
         self.failure = failure
         self._outbox.send()
-        sequences = [*self._running, *self._waiting, *self._inbox]
-        self._running.clear()
-        self._waiting.clear()
-        self._inbox.clear()
-        for sequence in sequences:
-            self.pool.release(sequence.pages)
+        sequences = self._schedule.clear()
         self._deliver([(s, Delta([], "", [], "error", failure, 0, 0)) for s in sequences if not s.cancelled])
 
     def step(self) -> bool:
-        """One step; False when there was nothing to do. Public so that tests can drive it without a thread."""
-        self._sweep()
-        self._admit()
-        if not self._running:
+        """One step, or a step's beginning; False when there was nothing to do. Public so that tests can drive it
+        without a thread."""
+        self._schedule.admit()
+        if spec.DECODER == "cuda":
+            worked = self._step_on_device()
+        else:
+            worked = bool(self._schedule.running)
+            if worked:
+                self._step_here()
             self._outbox.send()
-            self._publish()
-            return False
+        self._publish()
+        return worked
+
+    def _step_here(self) -> None:
+        batch, segments = self._schedule.plan()
         started = self._clock()
-        batch, segments = self._plan()
         try:
-            outcome = self._compute(segments)
+            outcome = accept(segments, *self._decoder.forward(segments))
         except StepMemoryError as error:
-            self._outbox.send()
-            self._shed(batch[0][0], sum(len(segment.tokens) for segment in segments), error)
-            return True
-        finished = self._clock()
+            self._shed(batch, segments, error)
+            return
+        self._settle(batch, segments, outcome, started)
+
+    def _step_on_device(self) -> bool:
+        """Begin the next step where it can be planned, make the last texts, and wait for the step that was on its way."""
+        flight, self._flight = self._flight, None
+        worked = flight is not None or bool(self._schedule.running)
+        begun: Flight | None = None
+        if flight is None:
+            begun = self._begin()
+        elif flight.foreseeable:
+            flight.expect(True)
+            begun = self._begin(behind=flight)
+            flight.expect(False)
+        self._outbox.send()
+        if flight is not None:
+            self._settle(flight.batch, flight.segments, flight.launched.wait(), flight.started)
+        self._flight = begun
+        return worked
+
+    def _begin(self, behind: Flight | None = None) -> Flight | None:
+        """Give the device a step; None where there is none, or none that can be planned before `behind` is done."""
+        started = self._clock()
+        batch, segments = self._schedule.plan(ahead=behind is not None)
+        if not batch:
+            return None
+        try:
+            return Flight(batch, segments, self._decoder.launch(segments), started)
+        except StepMemoryError as error:
+            if behind is None:
+                self._shed(batch, segments, error)
+            else:  # planned anew when nothing else is on its way
+                take_back(batch, segments)
+            return None
+
+    def _settle(self, batch: Batch, segments: list[Segment], outcome: Outcome, started: float) -> None:
+        """A step is done."""
+        # Behind another one, a step begins when that ends.
+        started, finished = max(started, self._finished), self._clock()
+        self._finished = finished
         rows = sum(len(segment.tokens) for segment in segments)
         if spec.SPECULATION != "none":
-            self._width.observe(rows, finished - started)
+            self._schedule.width.observe(rows, finished - started)
         self._absorb(batch, segments, outcome, finished)
-        if spec.DECODER != "cuda":
-            self._outbox.send()
         self.stats.step(rows, finished - started)
-        self._publish()
-        return True
-
-    def _compute(self, segments: list[Segment]) -> Outcome:
-        """One step of the decoder. A device gets its work first, and the last step's texts are made meanwhile."""
-        if spec.DECODER == "cuda":
-            launched = self._decoder.launch(segments)
-            self._outbox.send()
-            return launched.wait()
-        else:  # noqa: RET505 - one of the branches is all that a composed stack has
-            return accept(segments, *self._decoder.forward(segments))
 
     def _publish(self) -> None:
         stats = self.stats
-        stats.running = len(self._running)
-        stats.waiting = len(self._waiting) + len(self._inbox)
+        stats.running = len(self._schedule.running)
+        stats.waiting = self._schedule.waiting
         stats.cache_usage = self.pool.usage
 
-    def _sweep(self) -> None:
-        """Take in what was submitted, drop what was cancelled."""
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
-        if any(s.cancelled for s in self._running):
-            for sequence in self._running:
-                if sequence.cancelled:
-                    self.pool.release(sequence.pages)
-                    self.stats.finished(sequence, "abort", self._clock())
-            self._running = [s for s in self._running if not s.cancelled]
-        if any(s.cancelled for s in self._waiting):
-            for sequence in self._waiting:
-                if sequence.cancelled:
-                    self.stats.finished(sequence, "abort", self._clock())
-            self._waiting = deque(s for s in self._waiting if not s.cancelled)
-
-    def _admit(self) -> None:
-        # Every running sequence may need one more page at the next step; admitting into those would only preempt at once.
-        while self._waiting and len(self._running) < min(spec.MAX_SEQUENCES, self._rows):
-            sequence = self._waiting[0]
-            needed = pages_for(len(sequence.tokens) + 1) + len(self._running)
-            if needed > self.pool.free and self._running:
-                return
-            self._waiting.popleft()
-            if spec.PREFIX_REUSE:
-                sequence.computed = self.pool.attach(sequence.pages, sequence.tokens)
-                self.stats.prefix(len(sequence.tokens), sequence.computed)
-            if sequence.admitted is None:
-                sequence.admitted = self._clock()
-                if spec.SPECULATION != "none":
-                    sequence.drafter = make_drafter(sequence.prompt, sequence.prediction)
-            self._running.append(sequence)
-
-    def _plan(self) -> tuple[list[tuple[Sequence, list[int]]], list[Segment]]:
-        """The next step: (sequence, its draft) and its segment, in order of admission."""
-        decoding = [s for s in self._running if s.decoding]
-        step_rows = self._rows
-        rows_left = step_rows - len(decoding)
-        # While others decode, prompts are cut so that no step keeps them waiting for long.
-        prefill_left = min(rows_left, spec.PREFILL_CHUNK) if decoding else rows_left
-        chunks: dict[int, int] = {}
-        for sequence in self._running:
-            if not sequence.decoding and prefill_left > 0:
-                size = min(len(sequence.tokens) - sequence.computed, prefill_left)
-                chunks[id(sequence)] = size
-                prefill_left -= size
-                rows_left -= size
-        if spec.SPECULATION != "none":
-            rows = step_rows - rows_left
-            self._width.begin(rows, len(decoding))
-
-        batch: list[tuple[Sequence, list[int]]] = []
-        segments: list[Segment] = []
-        for sequence in list(self._running):
-            tokens, start = sequence.tokens, sequence.computed
-            size = 1 if sequence.decoding else chunks.get(id(sequence), 0)
-            if size == 0 or not self._reserve(sequence, start + size):
-                continue
-            draft = _NO_DRAFT
-            outputs = 1 if start + size == len(tokens) else 0
-            if spec.SPECULATION != "none":
-                if outputs:
-                    draft = self._draft(sequence, start + size, rows_left)
-                outputs += len(draft)
-                rows_left -= len(draft)
-            new = tokens[start : start + size] + draft
-            batch.append((sequence, draft))
-            segments.append(Segment(sequence.pages.view, start, new, outputs, outputs > 0 and sequence.needs_logits))
-        return batch, segments
-
-    def _draft(self, sequence: Sequence, tokens: int, rows: int) -> list[int]:
-        """What to verify beyond `tokens` positions: as much as pays, and no row or page that somebody else needs."""
-        drafter = sequence.drafter
-        if drafter is None or self.pool.free < len(self._running):
-            return _NO_DRAFT
-        draft = drafter.propose(self._width.choose(drafter.outlook, min(rows, sequence.budget - 1)))
-        return draft if self.pool.grow(sequence.pages, tokens + len(draft)) else _NO_DRAFT
-
-    def _reserve(self, sequence: Sequence, tokens: int) -> bool:
-        """Pages for `tokens` positions, from the youngest sequences if need be; False if `sequence` itself gave way."""
-        while sequence in self._running:
-            if self.pool.grow(sequence.pages, tokens):
-                return True
-            self._put_back()
-        return False
-
-    def _put_back(self) -> None:
-        """The sequence that was admitted last waits again; what it has computed is forgotten, its tokens are kept."""
-        youngest = self._running.pop()
-        self.pool.release(youngest.pages)
-        youngest.computed = 0
-        self._waiting.appendleft(youngest)
-        self.stats.preemptions += 1
-
-    def _shed(self, first: Sequence, rows: int, error: StepMemoryError) -> None:
+    def _shed(self, batch: Batch, segments: list[Segment], error: StepMemoryError) -> None:
         """Go on with half as many rows a step; every sequence that ends gives some back. A row alone that fails, fails."""
+        take_back(batch, segments)
+        self._outbox.send()
+        rows = sum(len(segment.tokens) for segment in segments)
         if rows == 1:
-            self._fail(first, str(error), self._clock())
+            self._fail(batch[0][0], str(error), self._clock())
             self._outbox.send()
             return
-        self._rows = rows // 2
-        log.warning("%s Going on with steps of %d rows", error, self._rows)
-        while len(self._running) > self._rows:
-            self._put_back()
+        log.warning("%s Going on with steps of %d rows", error, rows // 2)
+        self._schedule.shed(rows)
 
     def _fail(self, sequence: Sequence, failure: str, now: float) -> None:
         """End one sequence with an error; the others go on."""
         log.error("a request failed: %s", failure)
         if spec.PREFIX_REUSE:
             self.pool.forget(sequence.pages)
-        self.pool.release(sequence.pages)
-        self._running.remove(sequence)
+        self._schedule.leave(sequence)
         self._outbox.append(Made(sequence, [], "", [], "error", failure, 0, 0, now))
 
-    def _absorb(
-        self, batch: list[tuple[Sequence, list[int]]], segments: list[Segment], outcome: Outcome, now: float
-    ) -> None:
+    def _absorb(self, batch: Batch, segments: list[Segment], outcome: Outcome, now: float) -> None:
         """Turn the results of a step into tokens; the outbox delivers them."""
         number = logits_row = 0
         for (sequence, draft), segment in zip(batch, segments, strict=True):
             count = segment.outputs
-            sequence.computed = segment.start + len(segment.tokens) - len(draft)
+            if spec.DECODER == "cuda" and not sequence.pages.count:
+                number += count > 0  # it ended, or was dropped, when this step was on its way
+                logits_row += count if segment.logits else 0
+                continue
             if spec.PREFIX_REUSE:
-                self.pool.remember(sequence.pages, sequence.tokens, sequence.computed)
+                computed = segment.start + len(segment.tokens) - len(draft)
+                self.pool.remember(sequence.pages, sequence.tokens, computed)
             if count == 0:
                 continue
             right, chosen = outcome.accepted[number], outcome.chosen[number]
@@ -345,57 +283,8 @@ class Engine:
             if right == 0 and chosen < 0:
                 self._fail(sequence, NOT_A_NUMBER, now)
                 continue
-            made = self._extend(sequence, draft, right, chosen, rows, now)
+            made = extend(sequence, draft, right, chosen, rows, now)
             self._outbox.append(made)
             if made.finish is not None:
-                self.pool.release(sequence.pages)
-                self._running.remove(sequence)
-                self._rows = min(self._rows + 1 + self._rows // 4, spec.STEP_TOKENS)
-
-    def _extend(
-        self,
-        sequence: Sequence,
-        draft: list[int],
-        right: int,
-        chosen: int,
-        rows: NDArray[np.float32] | None,
-        now: float,
-    ) -> Made:
-        """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give.
-
-        `right` and `chosen` say what that is in greedy decoding; from `rows`, where they are there, it is sampled.
-        """
-        params = sequence.params
-        tokens: list[int] = []
-        # A stop string ends a sequence by its text; without one the text can wait.
-        text = None if sequence.stops is None else ""
-        logprobs: list[TokenLogprobs] = []
-        finish: FinishReason | None = None
-        reason: str | int | None = None
-        accepted = 0
-        for i in range(len(draft) + 1):
-            if rows is None:
-                token = draft[i] if i < right else chosen
-            else:
-                token = -1 if np.isnan(rows[i]).any() else sequence.sampler.choose(rows[i], sequence.generated)
-            if token < 0:
-                break  # not a number: the next step computes this row again, alone, and fails with it
-            if rows is not None and params.logprobs is not None:
-                logprobs.append(token_logprobs(rows[i], token, params.logprobs))
-            tokens.append(token)
-            if text is None:
-                finish, reason = sequence.take(token)
-            else:
-                piece, finish, reason = sequence.append(token)
-                text += piece
-            if i < len(draft) and draft[i] == token:
-                accepted += 1
-                if finish is None:
-                    continue
-            break
-        sequence.computed += min(accepted, len(tokens) - 1)
-        if spec.SPECULATION != "none":
-            drafter = sequence.drafter
-            if drafter is not None:
-                drafter.observe(tokens)
-        return Made(sequence, tokens, text, logprobs, finish, reason, accepted, len(draft) - accepted, now)
+                self._schedule.leave(sequence)
+                self._schedule.recover()

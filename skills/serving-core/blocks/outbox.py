@@ -6,9 +6,12 @@ The next step can be planned without text: rendering tokens and counting them wa
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from . import spec
 from .metrics import EngineStats
-from .sampling import TokenLogprobs
+from .sampling import TokenLogprobs, token_logprobs
 from .sequence import Delta, FinishReason, Sequence
 
 Deliver = Callable[[list[tuple[Sequence, Delta]]], None]
@@ -30,6 +33,54 @@ class Made(NamedTuple):
     accepted: int
     rejected: int
     now: float
+
+
+def extend(
+    sequence: Sequence,
+    draft: list[int],
+    right: int,
+    chosen: int,
+    rows: NDArray[np.float32] | None,
+    now: float,
+) -> Made:
+    """Take the model's choice row by row for as long as the draft foretold it: what plain decoding would give.
+
+    `right` and `chosen` say what that is in greedy decoding; from `rows`, where they are there, it is sampled.
+    """
+    params = sequence.params
+    tokens: list[int] = []
+    # A stop string ends a sequence by its text; without one the text can wait.
+    text = None if sequence.stops is None else ""
+    logprobs: list[TokenLogprobs] = []
+    finish: FinishReason | None = None
+    reason: str | int | None = None
+    accepted = 0
+    for i in range(len(draft) + 1):
+        if rows is None:
+            token = draft[i] if i < right else chosen
+        else:
+            token = -1 if np.isnan(rows[i]).any() else sequence.sampler.choose(rows[i], sequence.generated)
+        if token < 0:
+            break  # not a number: the next step computes this row again, alone, and fails with it
+        if rows is not None and params.logprobs is not None:
+            logprobs.append(token_logprobs(rows[i], token, params.logprobs))
+        tokens.append(token)
+        if text is None:
+            finish, reason = sequence.take(token)
+        else:
+            piece, finish, reason = sequence.append(token)
+            text += piece
+        if i < len(draft) and draft[i] == token:
+            accepted += 1
+            if finish is None:
+                continue
+        break
+    sequence.computed += min(accepted, len(tokens) - 1)
+    if spec.SPECULATION != "none":
+        drafter = sequence.drafter
+        if drafter is not None:
+            drafter.observe(tokens)
+    return Made(sequence, tokens, text, logprobs, finish, reason, accepted, len(draft) - accepted, now)
 
 
 class Outbox:

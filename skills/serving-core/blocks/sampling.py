@@ -50,9 +50,9 @@ class SamplingParams:
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the decoder's fused argmax is not enough."""
+        """Whether what the decoder chooses by itself is not enough: the likeliest token, on a device also a draw."""
         return (
-            not self.greedy
+            (spec.DECODER != "cuda" and not self.greedy)
             or self.logprobs is not None
             or bool(self.logit_bias)
             or self.min_tokens > 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from . import spec
+from .decoder import Draw
 from .detokenize import StopStrings, TextStream
 from .kv_pages import PageTable, pages_for
 from .sampling import Sampler, SamplingParams, TokenLogprobs
@@ -31,7 +32,8 @@ class Delta(NamedTuple):
 class Sequence:
     """Owned by the engine thread from submission to the last delta; `cancelled` may be set from any thread.
 
-    Invariant between steps: keys and values of `tokens[:computed]` are in the cache, and `computed < len(tokens)`.
+    Invariant between steps: keys and values of `tokens[:computed]` are in the cache, or in work on the device, and
+    `computed` is less than `len(tokens)` once the last token is known.
     """
 
     prompt: list[int]
@@ -54,6 +56,9 @@ class Sequence:
     last_token: float = 0.0
     if spec.SPECULATION != "none":
         drafter: Alignment | None = None
+    if spec.DECODER == "cuda":
+        # While a step is planned: which output of the step on its way gives its newest token; −1: none does.
+        awaited: int = -1
 
     def __post_init__(self) -> None:
         params = self.params
@@ -75,7 +80,20 @@ class Sequence:
     @property
     def decoding(self) -> bool:
         """Whether one row, that of the newest token, is all that the next step needs."""
+        if spec.DECODER == "cuda" and self.awaited >= 0:
+            return True
         return self.computed == len(self.tokens) - 1 and self.generated > 0
+
+    if spec.DECODER == "cuda":
+
+        @property
+        def draw(self) -> Draw | None:
+            """How the device draws the next tokens; None where it takes the likeliest, or the host chooses."""
+            params = self.params
+            if params.greedy or self.needs_logits:
+                return None
+            index = self.generated + (self.awaited >= 0)
+            return Draw(params.temperature, params.top_k, params.top_p, params.min_p, params.seed, index)
 
     def append(self, token: int) -> tuple[str, FinishReason | None, str | int | None]:
         """Add one output token: the text that it releases, and whether and why the sequence ends with it."""

@@ -149,7 +149,7 @@ class TorchDecoder:
     def _check(self, segments: Sequence[Segment]) -> None:
         if sum(len(s.tokens) for s in segments) > spec.STEP_TOKENS:
             raise DecoderError(f"the step has more than STEP_TOKENS = {spec.STEP_TOKENS} rows")
-        for index, (pages, start, tokens, outputs, _) in enumerate(segments):
+        for index, (pages, start, tokens, outputs, *_) in enumerate(segments):
             end = start + len(tokens)
             used = pages[: -(-end // spec.PAGE_TOKENS)]
             problem = None

@@ -16,8 +16,9 @@ import torch
 from sartor_skills.blocks.cuda_batch import NARROW_ROWS
 from sartor_skills.blocks.cuda_decoder import CudaDecoder
 from sartor_skills.blocks.cuda_graphs import buckets
-from sartor_skills.blocks.decoder import Segment, accept
+from sartor_skills.blocks.decoder import Draw, Segment, accept
 from sartor_skills.blocks.decoder_errors import DecoderError, StepMemoryError
+from sartor_skills.blocks.sampling import draw, uniform
 
 from sartor_skills.blocks import kernels_reference, spec
 
@@ -138,6 +139,83 @@ def test_the_device_accepts_what_the_host_would(cuda_case: Case, decoder: CudaDe
     np.testing.assert_array_equal(outcome.logits, expected.logits)
 
 
+@pytest.mark.parametrize("first", [0, NARROW_ROWS + 4], ids=["behind a graph", "behind a chunk of a prompt"])
+@pytest.mark.parametrize("second", [0, NARROW_ROWS + 4], ids=["in a graph", "beside a chunk of a prompt"])
+def test_a_row_takes_its_token_from_the_step_before(
+    cuda_case: Case, decoder: CudaDecoder, first: int, second: int
+) -> None:
+    """Begun before the step before was looked at; segments without outputs, and another order, between them."""
+    texts = [prompt(seed, 2 + seed % 2) for seed in range(3)]
+    plain: list[list[int]] = []
+    for text in texts:
+        known = list(text)
+        for _ in range(3):
+            chosen, _ = decoder.forward([Segment(pages_of(3), 0, known, 1, False)])
+            known.append(int(chosen[0]))
+        plain.append(known[len(text) :])
+    begin = [Segment(pages_of(i), 0, text, 1, False) for i, text in enumerate(texts)]
+    begin.insert(1, Segment(pages_of(4), 0, prompt(9, first or 1), 0, False))
+    follow = [Segment(pages_of(i), len(texts[i]), [0], 1, False, follows=i) for i in (2, 0, 1)]
+    follow.insert(2, Segment(pages_of(5), 0, prompt(8, second or 2), 1, False))
+    last = [Segment(pages_of(i), len(texts[i]) + 1, [0], 1, False, follows=at) for i, at in ((0, 1), (1, 3), (2, 0))]
+    one = decoder.launch(begin)
+    two = decoder.launch(follow)
+    assert one.wait().chosen == [tokens[0] for tokens in plain]
+    three = decoder.launch(last)
+    chosen = two.wait().chosen
+    assert [chosen[at] for at in (1, 3, 0)] == [tokens[1] for tokens in plain]
+    assert three.wait().chosen == [tokens[2] for tokens in plain]
+
+
+def test_behind_a_row_without_a_number_the_device_goes_on(model: Path) -> None:
+    """The row is nobody's; it must not read beside the embeddings."""
+
+    class Broken(Failing):
+        def choose(self, logits: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(logits),), -1, dtype=torch.int32)
+
+    decoder = CudaDecoder(model, kv_pages=KV_PAGES, device="cpu", operations=Broken())
+    one = decoder.launch([Segment(pages_of(0), 0, [3], 1, False)])
+    two = decoder.launch([Segment(pages_of(0), 1, [0], 1, False, follows=0)])
+    assert one.wait().chosen == [-1]
+    assert two.wait().chosen == [-1]
+
+
+@pytest.mark.parametrize("beside", [0, NARROW_ROWS + 4], ids=["in a graph", "beside a chunk of a prompt"])
+def test_the_device_draws_what_the_host_would(cuda_case: Case, decoder: CudaDecoder, beside: int) -> None:
+    """Also the rows behind drafted tokens, each with the number of its own output token."""
+    wishes = [Draw(0.9, 0, 1.0, 0.0, 7, 3), Draw(1.3, 20, 0.9, 0.0, 8, 0), None, Draw(0.7, 0, 1.0, 0.05, 9, 100)]
+    texts = [prompt(seed, 2) for seed in range(4)]
+
+    def segments(drafts: list[list[int]], *, logits: bool) -> list[Segment]:
+        made = [
+            Segment(pages_of(i), 0, [*text, *draft], 1 + len(draft), logits, draw=wish)
+            for i, (text, draft, wish) in enumerate(zip(texts, drafts, wishes, strict=True))
+        ]
+        return [*made[:2], Segment(pages_of(4), 0, prompt(9, beside), 0, False), *made[2:]] if beside else made
+
+    def by_the_host(rows: np.ndarray, wish: Draw | None) -> list[int]:
+        if wish is None:
+            return rows.argmax(1).tolist()
+        return [draw(row, wish, uniform(wish.seed, wish.index + i)) for i, row in enumerate(rows)]
+
+    none: list[list[int]] = [[] for _ in texts]
+    outcome = decoder.launch(segments(none, logits=True)).wait()
+    assert outcome.logits is not None
+    expected = [by_the_host(outcome.logits[i : i + 1], wish)[0] for i, wish in enumerate(wishes)]
+    assert outcome.chosen == expected
+    likeliest = outcome.logits.argmax(1).tolist()
+    assert expected[2] == likeliest[2] and expected != likeliest
+    if beside:
+        # A draft that is right, one that is wrong: what is drawn behind the first is the next number's.
+        drafts = [[expected[0]], [(expected[1] + 1) % spec.VOCAB_SIZE], [], []]
+        verified = decoder.launch(segments(drafts, logits=True)).wait()
+        assert verified.accepted == [1, 0, 0, 0]
+        assert verified.logits is not None
+        assert verified.chosen[0] == by_the_host(verified.logits[:2], wishes[0])[1]
+        assert verified.chosen[1:] == expected[1:]
+
+
 def test_as_many_sequences_as_there_may_be_decode_in_one_graph(cuda_case: Case, decoder: CudaDecoder) -> None:
     texts = [prompt(seed, 9) for seed in range(spec.MAX_SEQUENCES)]
     alone: list[int] = []
@@ -208,6 +286,8 @@ def test_refused_steps_say_why(decoder: CudaDecoder) -> None:
         "too few for its positions": [good._replace(pages=pages_of(0)[:1], start=14)],
         "not pages of the cache": [good._replace(pages=np.array([KV_PAGES], np.int32))],
         "the vocabulary": [good._replace(tokens=[spec.VOCAB_SIZE])],
+        "no output of a step": [good._replace(tokens=[0], follows=6)],
+        "more rows than the one that follows": [good._replace(follows=0)],
     }
     for message, segments in refused.items():
         with pytest.raises(DecoderError, match=message):

@@ -141,10 +141,12 @@ def any_mix(run: Run, plan: Any) -> None:
     assert run.engine.idle
 
 
-def test_seeded_sampling_is_the_same_alone_batched_chunked_and_speculated() -> None:
+@pytest.mark.parametrize("decoder", ["native", "cuda"])
+@pytest.mark.parametrize("penalty", [0.0, 0.5])  # a device draws by itself, but not with penalties
+def test_seeded_sampling_is_the_same_alone_batched_chunked_and_speculated(decoder: str, penalty: float) -> None:
     prompt = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
     wishes: dict[str, Any] = {
-        "temperature": 0.9, "top_p": 0.95, "top_k": 40, "seed": 77, "presence_penalty": 0.5, "max_tokens": 25,
+        "temperature": 0.9, "top_p": 0.95, "top_k": 40, "seed": 77, "presence_penalty": penalty, "max_tokens": 25,
     }  # fmt: skip
     alone = Run(toy.stack())
     reference = alone.sequence(prompt, **wishes)
@@ -153,7 +155,7 @@ def test_seeded_sampling_is_the_same_alone_batched_chunked_and_speculated() -> N
     text = alone.tokens(reference)
     assert len(set(text)) > 5
     for speculation in ("none", "prediction", "prompt-lookup"):
-        run = Run(toy.stack(SPECULATION=speculation, DRAFT_ADAPTIVE=False, **SMALL))
+        run = Run(toy.stack(DECODER=decoder, SPECULATION=speculation, DRAFT_ADAPTIVE=False, **SMALL))
         others = [run.sequence([30 + i] * 7, temperature=1.0, seed=i) for i in range(3)]
         same = run.sequence(prompt, prediction=[*text[:9], 4, *text[10:]], **wishes)
         run.submit(*others[:2], same, others[2])
@@ -508,27 +510,145 @@ def test_a_step_asks_for_the_logits_of_those_who_want_them_and_of_no_others() ->
     assert asked == [[False, True], [False, True], [False]]
 
 
-def test_texts_are_made_while_the_device_computes_the_next_step() -> None:
+def test_the_device_has_its_next_step_before_the_last_one_was_looked_at() -> None:
     run = Run(toy.stack(DECODER="cuda"))
-    run.submit(*[run.sequence([10 + i], max_tokens=3) for i in range(2)])
+    run.submit(*[run.sequence([10 + i], max_tokens=4) for i in range(2)])
     run.finish()
-    step = ["launch", "deliver", "wait"]
-    assert run.decoder.events == ["launch", "wait", *step, *step, "deliver"]
+    # No step behind the last one: that a sequence has its tokens is known beforehand.
+    ahead = ["launch", "deliver", "wait"]
+    assert run.decoder.events == ["launch", "launch", "wait", *ahead, *ahead, "deliver", "wait", "deliver"]
+    assert [len(step) for step in run.decoder.steps] == [2, 2, 2, 2]
 
 
-def test_a_stop_string_ends_a_sequence_at_once_though_texts_wait() -> None:
-    """No row is computed behind the string, on a device or not."""
-    steps: list[int] = []
+@pytest.mark.parametrize("wish", [{"logprobs": 1}, {"temperature": 1.0, "presence_penalty": 0.5}])
+def test_no_step_is_begun_behind_one_whose_token_the_host_chooses(wish: dict[str, Any]) -> None:
+    """The toy refuses it: on a device the next step overwrites the logits. Texts are made while a step is computed."""
+    run = Run(toy.stack(DECODER="cuda"))
+    chosen, plain = run.sequence([10], max_tokens=3, **wish), run.sequence([11], max_tokens=6)
+    run.submit(chosen, plain)
+    run.finish()
+    alone = ["launch", "deliver", "wait"]
+    assert run.decoder.events[:8] == ["launch", "wait", *alone, *alone]
+    assert run.decoder.events[8:12] == ["launch", "deliver", "launch", "wait"]
+    assert run.tokens(plain) == toy.plain([11], toy.scattered, 6)
+
+
+def test_no_step_is_begun_behind_one_that_verifies_a_draft() -> None:
+    run = Run(toy.stack(DECODER="cuda", SPECULATION="prediction", DRAFT_ADAPTIVE=False))
+    text = toy.plain([10], toy.scattered, 12)
+    predicted = run.sequence([10], max_tokens=12, prediction=[*text[:6], 9, *text[7:]])
+    run.submit(predicted)
+    run.finish()
+    assert run.tokens(predicted) == text
+    assert all(event != after for event, after in zip(run.decoder.events, run.decoder.events[1:], strict=False))
+    assert run.stats.accepted_tokens >= 9
+
+
+@pytest.mark.parametrize("decoder", ["native", "cuda"])
+def test_an_end_that_only_the_text_tells_costs_at_most_one_row(decoder: str) -> None:
+    run = Run(toy.stack(DECODER=decoder), toy.counting)
+    text = TEXT.decode(toy.plain([10], toy.counting, 12))
+    stopped, other = run.sequence([10], max_tokens=12, stop=(text[5],)), run.sequence([11], max_tokens=12)
+    run.submit(stopped, other)
+    run.finish()
+    assert run.text(stopped) == text[:5]
+    assert run.finishes(stopped) == ["stop"]
+    assert run.text(other) == TEXT.decode(toy.plain([11], toy.counting, 12))
+    assert sum(len(step) for step in run.decoder.steps) == 6 + 12 + (decoder == "cuda")
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+wishes = st.fixed_dictionaries(
+    {
+        "max_tokens": st.integers(1, 20),
+        "temperature": st.sampled_from([0.0, 0.0, 0.8]),
+        "logprobs": st.sampled_from([None, None, None, 0]),
+        "stop": st.sampled_from([(), (), ("e",)]),
+        "stop_token_ids": st.sampled_from([frozenset(), frozenset(range(3, 60))]),
+        "min_tokens": st.sampled_from([0, 0, 3]),
+    }
+)
+
+
+def ending(context: Any) -> int:
+    """`scattered`, with an end after every sixth token or so."""
+    return toy.EOS if toy.digest(context) % 6 == 0 else toy.scattered(context)
+
+
+@pytest.mark.parametrize("speculation", ["none", "prediction"])
+@settings(max_examples=60, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(st.lists(st.integers(3, 511), min_size=1, max_size=20), wishes, st.integers(0, 12)), max_size=8
+    )
+)
+def test_a_device_that_is_ahead_gives_what_one_gives_that_is_not(speculation: str, plan: Any) -> None:
+    """Ends of every kind come unforeseen, pages are few, and draws are seeded: token for token the same, once each."""
+    seen: list[list[Any]] = []
     for decoder in ("native", "cuda"):
-        run = Run(toy.stack(DECODER=decoder), toy.counting)
-        text = TEXT.decode(toy.plain([10], toy.counting, 12))
-        stopped, other = run.sequence([10], max_tokens=12, stop=(text[5],)), run.sequence([11], max_tokens=12)
-        run.submit(stopped, other)
+        run = Run(toy.stack(DECODER=decoder, SPECULATION=speculation, PREFIX_REUSE=True, **SMALL), ending)
+        made = [
+            (run.sequence(prompt, seed=number, prediction=[9] * 5 if number % 3 == 0 else None, **wish), at)
+            for number, (prompt, wish, at) in enumerate(plan)
+        ]
+        for step in range(14):
+            for sequence, at in made:
+                if at == step:
+                    run.submit(sequence)
+            run.engine.step()
         run.finish()
-        assert run.text(stopped) == text[:5]
-        assert run.finishes(stopped) == ["stop"]
-        steps.append(sum(len(step) for step in run.decoder.steps))
-    assert steps[0] == steps[1]
+        seen.append([(run.tokens(s), run.text(s), run.finishes(s)) for s, _ in made])
+        assert all(len(finishes) == 1 for _, _, finishes in seen[-1])
+        assert run.engine.pool.free == run.engine.pool.total
+        assert run.engine.idle
+    assert seen[0] == seen[1]
+
+
+def test_a_step_ahead_that_is_too_large_is_planned_again_when_nothing_is_on_its_way() -> None:
+    run = Run(toy.stack(DECODER="cuda", **SMALL))
+    first = run.sequence([10], max_tokens=8)
+    run.submit(first)
+    run.engine.step()
+    run.decoder.room = 4
+    second = run.sequence([20 + i for i in range(14)], max_tokens=4)
+    run.submit(second)
+    run.finish()
+    for sequence, count in ((first, 8), (second, 4)):
+        assert run.tokens(sequence) == toy.plain(sequence.prompt, toy.scattered, count)
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_result_that_comes_after_its_sequence_has_gone_is_nobodys(dropped: bool) -> None:
+    """Who ends, or hangs up, with a row on its way: its pages go to the next, and its token to nobody."""
+    run = Run(toy.stack(DECODER="cuda", **{**SMALL, "KV_PAGES": 2, "MAX_SEQUENCES": 1}), ending)
+    prompt = next([p] for p in range(3, 400) if toy.plain([p], ending, 6)[1:2] == [toy.EOS])
+    gone = run.sequence(prompt, max_tokens=6)
+    after = run.sequence([77, 78, 79], max_tokens=5, ignore_eos=True)
+    run.submit(gone, after)
+    run.engine.step()
+    run.engine.step()  # one step was looked at, one is on its way
+    if dropped:
+        run.engine.cancel([gone])
+    run.finish()
+    assert run.tokens(gone) == toy.plain(prompt, ending, 6)[: 0 if dropped else 2]
+    plain = [77, 78, 79]
+    for _ in range(5):
+        plain.append(ending(plain))
+    assert run.tokens(after) == plain[3:]
+    assert run.engine.pool.free == run.engine.pool.total
+
+
+def test_an_engine_that_stops_waits_for_what_is_on_its_way() -> None:
+    run = Run(toy.stack(DECODER="cuda"))
+    run.submit(run.sequence([10], max_tokens=100))
+    run.engine.step()
+    run.engine.step()
+    assert len(run.decoder.launched) == 1
+    run.engine._stopping = True
+    run.engine.start()
+    assert run.engine.stop()
+    assert run.decoder.launched == []
 
 
 def test_nothing_that_was_made_is_lost_when_a_device_fails() -> None:
@@ -552,6 +672,7 @@ def test_an_engine_is_not_idle_before_the_last_text_has_left() -> None:
     run = Run(toy.stack(DECODER="cuda"))
     run.submit(run.sequence([10], max_tokens=1))
     run.engine.step()
+    run.engine.step()
     assert not run.engine.idle and run.calls == 0
     assert run.engine.step() is False
     assert run.engine.idle and run.calls == 1
@@ -561,8 +682,8 @@ def test_who_hangs_up_while_a_text_waits_gets_it_no_more() -> None:
     run = Run(toy.stack(DECODER="cuda"))
     doomed, other = run.sequence([10], max_tokens=6), run.sequence([11], max_tokens=6)
     run.submit(doomed, other)
-    run.engine.step()
-    run.engine.step()
+    for _ in range(3):
+        run.engine.step()
     run.engine.cancel([doomed])
     run.finish()
     assert len(run.tokens(doomed)) == 1  # of the two that were made

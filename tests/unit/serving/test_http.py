@@ -417,7 +417,7 @@ def test_a_full_queue_answers_503_with_a_time_to_come_back(text_folder: Path) ->
         assert busy.wait(20)
         second = raw(running, post(body))
         until = time.monotonic() + 15
-        while not running.app.engine._inbox:  # /metrics counts it once in a step
+        while not running.app.engine._schedule._inbox:  # /metrics counts it once in a step
             assert time.monotonic() < until, "the second request did not get into the queue"
             time.sleep(0.01)
         assert running.http.get("/health").status_code == 200

@@ -82,16 +82,17 @@ class ToyDecoder:
         self.fail_at: int | None = None
         self.before: Callable[[], None] = lambda: None
         self.closed = False
-        self.launched: Launched | None = None
+        self.launched: list[Launched] = []  # begun and not waited for, in their order
+        self.chosen: list[int] = []  # what the last step made of its segments with outputs
         self.events: list[str] = []
         self.accept = made.decoder.accept
+        self.sampling = made.sampling
 
     def forward(self, segments: Sequence[Any]) -> tuple[np.ndarray, np.ndarray | None]:
         self.before()
         if self.fail_at is not None and len(self.steps) >= self.fail_at:
             raise RuntimeError("planted failure")
-        if self.room is not None and sum(len(s.tokens) for s in segments) > self.room:
-            raise self.too_large("planted shortage.")
+        self.check_room(segments)
         self.steps.append([(s.start, len(s.tokens), s.outputs) for s in segments])
         assert sum(len(s.tokens) for s in segments) <= self.spec.STEP_TOKENS
         size = self.spec.PAGE_TOKENS
@@ -111,20 +112,41 @@ class ToyDecoder:
             self.cache[slots[segment.start : end]] = segment.tokens
             context = self.cache[slots[:end]]
             assert (context >= 0).all(), "a position that was never written"
-            for row in range(end - segment.outputs, end):
+            for place, row in enumerate(range(end - segment.outputs, end)):
                 known = context[: row + 1]
-                choices.append(-1 if self.broken(known) else self.rule(known))
+                best = self.rule(known)
+                choices.append(-1 if self.broken(known) else self.drawn(segment, place, known, best))
                 if segment.logits:
-                    rows.append(toy_logits(known, choices[-1], self.spec.VOCAB_SIZE))
+                    rows.append(toy_logits(known, best, self.spec.VOCAB_SIZE))
+                    rows[-1][:] = np.nan if self.broken(known) else rows[-1]
         logits = np.stack(rows) if rows else None
         return np.array(choices, dtype=np.int32), logits
 
+    def drawn(self, segment: Any, place: int, known: Any, best: int) -> int:
+        """What a device makes of an output row by itself."""
+        if segment.draw is None:
+            return best
+        logits = toy_logits(known, best, self.spec.VOCAB_SIZE)
+        return self.sampling.draw(
+            logits, segment.draw, self.sampling.uniform(segment.draw.seed, segment.draw.index + place)
+        )
+
+    def check_room(self, segments: Sequence[Any]) -> None:
+        if self.room is not None and sum(len(s.tokens) for s in segments) > self.room:
+            raise self.too_large("planted shortage.")
+
     def launch(self, segments: Sequence[Any]) -> "Launched":
-        """What a device would do: refuse at once what it refuses, and compute when it is waited for."""
-        assert self.launched is None, "a step is begun before the last one was waited for"
-        self.launched = Launched(self, segments)
+        """What a device would do: refuse at once what it refuses, take copies, and compute when it is waited for."""
+        self.check_room(segments)
+        assert len(self.launched) < 2, "two steps are on their way already"
+        if self.launched:
+            ahead = self.launched[0].segments
+            assert not any(s.logits for s in ahead), "logits are overwritten before they were fetched"
+        for segment in segments:
+            assert segment.follows < 0 or (self.launched and len(segment.tokens) == 1), "a row follows nothing"
+        self.launched.append(Launched(self, [s._replace(pages=s.pages.copy()) for s in segments]))
         self.events.append("launch")
-        return self.launched
+        return self.launched[-1]
 
     def close(self) -> None:
         self.closed = True
@@ -134,13 +156,19 @@ class Launched:
     """A step on its way."""
 
     def __init__(self, decoder: ToyDecoder, segments: Sequence[Any]) -> None:
-        self._decoder, self._segments = decoder, segments
+        self.decoder, self.segments = decoder, segments
 
     def wait(self) -> Any:
-        decoder = self._decoder
-        decoder.launched = None
+        decoder = self.decoder
+        assert decoder.launched[0] is self, "waited for before the step ahead of it"
+        decoder.launched.pop(0)
         decoder.events.append("wait")
-        return decoder.accept(self._segments, *decoder.forward(self._segments))
+        segments = [
+            s if s.follows < 0 else s._replace(tokens=[max(0, decoder.chosen[s.follows])]) for s in self.segments
+        ]
+        outcome = decoder.accept(segments, *decoder.forward(segments))
+        decoder.chosen = outcome.chosen
+        return outcome
 
 
 def toy_logits(context: Sequence[int], best: int, vocabulary: int) -> np.ndarray:
