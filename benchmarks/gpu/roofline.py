@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu.models import Model
 from sartor_agents.measurement.device_probe import REPEATS, seconds_of
-from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_reference, kernels_rows
+from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_draw, kernels_reference, kernels_rows
 
 BLOCKS = (32, 64, 128)
 PAGE_TOKENS = 16
@@ -58,6 +58,7 @@ class _Kernels:
     swiglu = staticmethod(kernels_rows.swiglu)
     attend = staticmethod(kernels_attention.attend)
     choose = staticmethod(kernels_choice.choose)
+    draw = staticmethod(kernels_draw.draw)
 
 
 _KERNELS = _Kernels()
@@ -91,6 +92,7 @@ def checks(
         Check("swiglu", rows * inner * 6, lambda module, i: module.swiglu(gates[i]), lambda: zeros),
         Check("choose", rows * shape.vocab * 4, lambda module, i: module.choose(logits[i % 4]), lambda: zeros),
     ]
+    made += _draws(rows, shape.vocab, device)
     pages = -(-context // PAGE_TOKENS)
     slots = rows * pages * PAGE_TOKENS
     caches = [(normal(slots, kv_heads, dim), normal(slots, kv_heads, dim)) for _ in range(4)]
@@ -126,6 +128,36 @@ def checks(
 
     made.append(Check("rotate_and_store", 4 * rows * (heads + 2 * kv_heads) * dim, rotate, lambda: out))
     return made
+
+
+def _draws(rows: int, vocabulary: int, device: torch.device) -> list[Check]:
+    """Sampling at top_p 0.95, and what it costs rows that are greedy.
+
+    Logits are spread as a trained model's, so that hardly a number lies where rounding decides between two tokens. A row
+    has to be read once; the kernel reads it again for every pass of its search.
+    """
+    logits = [8 * torch.randn((rows, vocabulary), device=device) for _ in range(4)]
+    greedy = [kernels_reference.choose(one) for one in logits]
+    wishes = torch.zeros((6, rows), device=device)
+    wishes[2] = 1.0
+    sampled = wishes.clone()
+    sampled[0], sampled[2] = 1.0, 0.95
+    sampled[4] = (torch.arange(rows, device=device) + 0.5) / rows
+    chosen = torch.zeros(rows, dtype=torch.int32, device=device)
+
+    def leave(module: Any, i: int) -> Tensor:
+        module.draw(logits[i % 4], greedy[i % 4], wishes)
+        return greedy[i % 4]
+
+    def draw(module: Any, i: int) -> Tensor:
+        chosen.copy_(greedy[i % 4])  # the last draw is there; this launch is counted too
+        module.draw(logits[i % 4], chosen, sampled)
+        return chosen
+
+    return [
+        Check("draw_greedy", rows * 8, leave, lambda: chosen),
+        Check("draw_top_p", rows * vocabulary * 4, draw, lambda: chosen),
+    ]
 
 
 def compare(model: Model, device: torch.device, cases: Sequence[Mapping[str, int]]) -> list[dict[str, Any]]:

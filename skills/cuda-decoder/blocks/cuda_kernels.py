@@ -16,7 +16,7 @@ def kernels_on(device: torch.device) -> Any:
     """Every kernel by the name that `kernels_reference` has: Triton's on a CUDA device, else the references."""
     if device.type != "cuda":
         return kernels_reference
-    from . import kernels_attention, kernels_choice, kernels_rows
+    from . import kernels_attention, kernels_choice, kernels_draw, kernels_rows
 
     made = SimpleNamespace(
         add_rms_norm=kernels_rows.add_rms_norm,
@@ -24,6 +24,7 @@ def kernels_on(device: torch.device) -> Any:
         swiglu=kernels_rows.swiglu,
         attend=kernels_attention.attend,
         choose=kernels_choice.choose,
+        draw=kernels_draw.draw,
         accept_drafts=kernels_choice.accept_drafts,
     )
     if spec.WEIGHTS == "fp8":

@@ -93,6 +93,36 @@ def choose(logits: Tensor) -> Tensor:
     return torch.where(broken, -1, logits.argmax(1)).to(torch.int32)
 
 
+def draw(logits: Tensor, chosen: Tensor, wishes: Tensor) -> None:
+    """Sample the rows of `logits` (float32 [R, V]) that want it: their tokens take the place of the largest logits' in
+    `chosen` (int32 [R], as `choose` left it).
+
+    `wishes` is float32 [6, R]: temperature (0 or less: greedy, the row stays as it is), top_k (0: off), top_p (1: off),
+    min_p (0: off), and the number in [0, 1) that draws, as two parts whose sum in float64 it is. A row without a finite
+    largest logit stays as it is, and so does one whose choice is −1.
+
+    What is kept and drawn is `sampling.draw`'s, but that a weight below 2^-64 of the largest is none. A kernel whose weights
+    are float32 may draw another token where the number lies within 1e-6 of the boundary between the two.
+    """
+    for row, (temperature, top_k, top_p, min_p, coarse, fine) in enumerate(wishes.double().T.tolist()):
+        best = int(chosen[row])
+        if temperature <= 0 or best < 0 or logits[row, best].isinf():
+            continue
+        x = logits[row].double()
+        weights = ((x - x[best]) / temperature).exp()
+        weights[weights < max(min_p, 2.0**-64)] = 0.0
+        if 0 < top_k < len(x):
+            weights[x < x.topk(int(top_k)).values[-1]] = 0.0
+        if top_p < 1:
+            ordered, order = x.sort(descending=True)
+            sums = weights[order].cumsum(0)
+            kept = (sums - weights[order] < top_p * sums[-1]).sum().clamp(min=1)
+            weights[x < ordered[kept - 1]] = 0.0
+        sums = weights.cumsum(0)
+        token = torch.searchsorted(sums, (coarse + fine) * sums[-1], right=True)
+        chosen[row] = torch.minimum(token, weights.nonzero()[-1, 0])
+
+
 def accept_drafts(chosen: Tensor, tokens: Tensor, segments: Tensor) -> Tensor:
     """How many drafted tokens of every segment the model chose itself, and what it makes of the row behind them: int32
     [2, segments] (arXiv 2211.17192, greedy).

@@ -128,22 +128,29 @@ def draw(logits: NDArray[np.float32], params: SamplingParams, number: float) -> 
     """The token that `number` in [0, 1) selects from the filtered distribution, by inverse cumulative sum in token
     order.
 
+    Tokens exactly as likely as the last one that top_k or top_p keeps stay too, so that nothing depends on an order among
+    equal logits. A row whose largest logit is infinite has no distribution; its first such token is the answer.
+
     Computed in float64, so that the cumulative sum of a large vocabulary does not lose small probabilities.
     """
-    scaled = logits.astype(np.float64)
-    scaled /= params.temperature
-    scaled -= scaled.max()
-    weights = np.exp(scaled)
+    most = logits.max()
+    if np.isinf(most):
+        return int(np.argmax(logits))
+    weights = logits.astype(np.float64)
+    weights -= most
+    weights /= params.temperature
+    np.exp(weights, out=weights)
     if params.min_p > 0.0:
         weights[weights < params.min_p] = 0.0  # the largest weight is 1, so this compares with min_p * p_max
     if 0 < params.top_k < len(weights):
-        kth = np.partition(weights, len(weights) - params.top_k)[-params.top_k]
-        weights[weights < kth] = 0.0
+        kth = np.partition(logits, len(weights) - params.top_k)[-params.top_k]
+        weights[logits < kth] = 0.0
     if params.top_p < 1.0:
-        order = np.argsort(-weights, kind="stable")
+        order = np.argsort(-logits, kind="stable")
         cumulative = np.cumsum(weights[order])
         before = cumulative - weights[order]
-        weights[order[before >= params.top_p * cumulative[-1]]] = 0.0  # the most likely token always stays
+        kept = max(1, np.count_nonzero(before < params.top_p * cumulative[-1]))  # the most likely token always stays
+        weights[logits < logits[order[kept - 1]]] = 0.0
     cumulative = np.cumsum(weights)
     token = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
     return min(token, int(np.flatnonzero(weights)[-1]))

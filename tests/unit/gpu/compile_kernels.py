@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_fp8, kernels_rows
+from sartor_skills.blocks import kernels_attention, kernels_choice, kernels_draw, kernels_fp8, kernels_rows
 
 LLAMA_8B = {"hidden": 4096, "inner": 14336, "heads": 32, "vocabulary": 128256, "normed": False}
 QWEN3_32B = {"hidden": 5120, "inner": 25600, "heads": 64, "vocabulary": 151936, "normed": True}
@@ -78,6 +78,16 @@ def kernels(model: dict[str, Any]) -> Iterator[tuple[Any, dict[str, str], dict[s
         {"num_warps": 1},
         "",
     )
+    yield (
+        kernels_draw._draw,
+        {
+            "logits": "*fp32", "chosen": "*i32", "wishes": "*fp32", "stride": "i32", "wish_stride": "i32",
+            "wish_row_stride": "i32",
+        },
+        kernels_draw.launch_constants(model["vocabulary"]),
+        {"num_warps": 16},
+        "",
+    )  # fmt: skip
     for rows in (16, 64):
         yield (
             kernels_fp8._fp8_linear,

@@ -36,7 +36,7 @@ def test_a_draw_follows_the_softmax() -> None:
         assert np.allclose(frequencies(row, params(temperature=temperature)), expected, atol=1e-3)
 
 
-def test_top_k_keeps_ties_and_top_p_keeps_the_token_that_crosses() -> None:
+def test_top_p_keeps_the_token_that_crosses() -> None:
     row = np.log(np.array([0.4, 0.3, 0.2, 0.1], dtype=np.float32))
     kept = lambda **w: set(np.flatnonzero(frequencies(row, params(**w), 500)))  # noqa: E731
     assert kept(top_k=2) == {0, 1}
@@ -45,8 +45,31 @@ def test_top_k_keeps_ties_and_top_p_keeps_the_token_that_crosses() -> None:
     assert kept(top_p=1e-9) == {0}
     assert kept(min_p=0.49) == {0, 1, 2}
     assert kept(min_p=0.6) == {0, 1}
+
+
+def test_tokens_as_likely_as_the_last_one_kept_stay_too() -> None:
+    kept = lambda row, **w: set(np.flatnonzero(frequencies(row, params(**w), 500)))  # noqa: E731
     tied = np.zeros(4, dtype=np.float32)
-    assert set(np.flatnonzero(frequencies(tied, params(top_k=1), 500))) == {0, 1, 2, 3}
+    for wish in ({"top_k": 1}, {"top_p": 1e-9}, {"top_p": 0.5}):
+        assert kept(tied, **wish) == {0, 1, 2, 3}
+    row = np.log(np.array([0.2, 0.4, 0.2, 0.04, 0.16], dtype=np.float32))
+    assert kept(row, top_p=0.39) == {1}
+    assert kept(row, top_p=0.41) == kept(row, top_p=0.61) == kept(row, top_p=0.79) == {0, 1, 2}
+    assert kept(row, top_p=0.81) == {0, 1, 2, 4}
+    assert kept(row, top_k=3, top_p=0.51) == {0, 1, 2}  # half of 0.8 is what 1 has: the cut is behind it
+    assert kept(row, top_k=3, top_p=0.49) == {1}
+    # A temperature so high that all weights are equal does not make logits equal.
+    assert kept(np.array([1, 2, 3], dtype=np.float32), top_k=2, temperature=1e20) == {1, 2}
+    assert kept(np.array([1, 2, 3], dtype=np.float32), top_p=0.5, temperature=1e20) == {1, 2}
+
+
+def test_masked_tokens_are_never_drawn_and_an_infinite_logit_always() -> None:
+    row = np.array([-np.inf, 1.0, -np.inf, 0.0, -np.inf], dtype=np.float32)
+    for number in (0.0, 0.5, 1 - 2.0**-53):
+        for wish in ({}, {"top_k": 4}, {"top_p": 0.99}):
+            assert sampling.draw(row, params(**wish), number) in (1, 3)
+        assert sampling.draw(np.full(3, -np.inf, np.float32), params(), number) == 0
+        assert sampling.draw(np.array([1, np.inf, np.inf], np.float32), params(), number) == 1
 
 
 @settings(max_examples=50, deadline=None)
