@@ -7,6 +7,7 @@ written among the results.
 """
 
 import json
+import statistics
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -77,8 +78,10 @@ def _decode(done: Results) -> list[Row]:
         if name.startswith("decode-") and "device" in done:
             bound = own["step_bytes"] / done["device"]["read_bytes_per_second"]
             over = [seconds / bound for seconds in own["step_seconds"]]
+            alone = 1000 * statistics.median(own["alone_seconds"])
             note = (
-                f"the decoder alone, in the process; weights in {1000 * bound:.2f} ms at the bandwidth measured; "
+                f"the decoder alone, in the process, a step begun before the last one ended (else {alone:.2f} ms); "
+                f"weights in {1000 * bound:.2f} ms at the bandwidth measured; "
                 f"context {own['context']}; {own['arithmetic']}; loaded in {own['load_seconds']:.0f} s"
             )
             bar = f"cuda/decode/{name.partition('-')[2]}/c1/over-bound"

@@ -147,7 +147,7 @@ DEVICE = {
 BOUND = MODELS["32b"].step_bytes / 4e12
 DECODE = {
     "status": "done", "step_bytes": MODELS["32b"].step_bytes, "step_seconds": [1.1 * BOUND] * 5, "context": 2048,
-    "arithmetic": "bfloat16", "load_seconds": 30.0,
+    "alone_seconds": [1.2 * BOUND] * 5, "arithmetic": "bfloat16", "load_seconds": 30.0,
 }  # fmt: skip
 RATIO = {
     "bar": "cuda/code-edit/32b/c1/match95/vs-vllm", "unit": "ratio", "better": "higher", "target": 6.0, "value": 7.0,
@@ -170,6 +170,7 @@ def test_a_step_is_held_against_the_bytes_that_it_must_read() -> None:
     assert MODELS["32b"].step_bytes == pytest.approx(64e9, rel=0.02)
     row = figures(device=DEVICE, decode_32b=DECODE)["cuda/decode/32b/c1/over-bound"]
     assert row.value == pytest.approx(1.1) and row.target == 1.15 and row.met
+    assert f"(else {1200 * BOUND:.2f} ms)" in row.note
 
 
 def test_what_the_evaluator_said_is_the_figure() -> None:
