@@ -26,6 +26,7 @@ from benchmarks.support.record import ROOT
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.judge.reference import Reference
+from sartor_skills.blocks import kernels_reference
 
 A, B = Step("a", 10), Step("b", 20, ("a",))
 
@@ -206,6 +207,19 @@ def test_a_kernel_is_held_against_the_longer_of_its_bytes_and_a_launch() -> None
     slow = [{**KERNEL, "seconds": {"triton": [2e-4] * 3, "torch": [3e-4] * 3}}, *KERNELS[3:]]
     (row, _) = rows({"device": DEVICE, "kernels-8b": {"status": "done", "kernels": slow}})
     assert row.value == pytest.approx(0.5) and row.met is False
+
+
+def test_sampling_is_measured_with_rows_that_sample_and_with_rows_that_do_not() -> None:
+    import torch
+    from benchmarks.gpu.roofline import checks
+
+    case = {"rows": 2, "context": 40, "drafts": 1, "splits": 2, "block_tokens": 64}
+    found = {check.name: check for check in checks(MODELS["tiny"], torch.device("cpu"), **case)}
+    assert found["draw_top_p"].moved == 2 * MODELS["tiny"].shape.vocab * 4
+    assert found["draw_greedy"].moved < 100  # a launch is what bounds it
+    for name in ("draw_greedy", "draw_top_p"):
+        assert found[name].error() == 0
+        assert found[name].run(kernels_reference, 0).tolist() == found[name].run(kernels_reference, 0).tolist()
 
 
 def test_the_table_shows_both_kernels_with_their_shares() -> None:

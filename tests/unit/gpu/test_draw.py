@@ -201,6 +201,14 @@ def test_the_boundaries_of_a_flat_distribution_lie_where_they_should(temperature
 
 
 @BOTH
+def test_a_cut_through_many_tokens_that_are_nearly_alike(kernels: Any) -> None:
+    """A threshold that is a token off, or a share, moves where every number falls."""
+    logits = np.random.default_rng(6).normal(1, 0.3, (4, 2500)).astype(np.float32)
+    wishes = [Wish(top_k=20), Wish(top_p=0.3), Wish(0.8, 700, 0.6, 0.2), Wish(1.1, min_p=0.4)]
+    check(kernels, logits, [wish._replace(number=0.7) for wish in wishes])
+
+
+@BOTH
 def test_who_is_greedy_or_has_no_distribution_keeps_what_was_chosen(kernels: Any) -> None:
     logits = np.random.default_rng(0).normal(0, 1, (6, 100)).astype(np.float32)
     logits[2, 50] = np.nan
@@ -218,7 +226,7 @@ def test_the_first_and_the_last_number_draw_the_first_and_the_last_kept_token(ke
     logits[0, [100, 2500, 4000]] = [1.0, 2.0, 1.5]
     logits[0, [3, 4200]] = -8.0  # there, but cut off
     cut = Wish(top_p=0.99, min_p=0.01)
-    ends = [0.0, 2.0**-60, 1 - 2.0**-53, 1 - 2.0**-24]
+    ends = [0.0, 2.0**-60, 1 - 2.0**-53, 1.0]  # the last, as if rounding had made it so
     rows = [wish._replace(number=number) for wish in (cut, cut._replace(top_k=2)) for number in ends]
     tokens = drawn(kernels, np.repeat(logits, len(rows), 0), rows)
     assert tokens == [100, 100, 4000, 4000, 2500, 2500, 4000, 4000]
