@@ -80,6 +80,7 @@ def test_many_rows_take_another_way_to_the_same_product() -> None:
     assert torch.allclose(wide[:3], narrow, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("products_by_row")
 @pytest.mark.parametrize("rows", [1, 17])
 def test_a_row_has_the_same_bits_beside_others(rows: int) -> None:
     x = torch.randn(17, 300, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(2)).to(torch.bfloat16)

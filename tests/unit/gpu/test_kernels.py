@@ -147,6 +147,7 @@ def test_attention_over_pages(
     close(found, expected, steps=8)
 
 
+@pytest.mark.usefixtures("products_by_row")
 @pytest.mark.parametrize("splits", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_has_the_same_bits_whatever_is_verified_beside_it(dtype: torch.dtype, splits: int) -> None:
