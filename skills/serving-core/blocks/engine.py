@@ -194,7 +194,7 @@ class Engine:
     def _step_on_device(self) -> bool:
         """Begin the next step where it can be planned, make the last texts, and wait for the step that was on its way."""
         flight, self._flight = self._flight, None
-        worked = flight is not None or bool(self._schedule.running)
+        worked = bool(self._schedule.running)
         begun: Flight | None = None
         if flight is None:
             begun = self._begin()
