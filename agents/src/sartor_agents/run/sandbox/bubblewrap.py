@@ -68,10 +68,17 @@ def python() -> Iterable[str]:
 
 
 def libraries(environment: Mapping[str, str] = os.environ) -> Iterable[str]:
-    """Where a driver's libraries lie outside the system's folders, by the variables that name them."""
-    named = [environment.get("CUDA_HOME", ""), *environment.get("LD_LIBRARY_PATH", "").split(":")]
-    for place in dict.fromkeys(Path(name) for name in named if name.startswith("/")):
-        if not any(place.is_relative_to(known) for known in (*_SYSTEM, "/tmp", "/proc", "/dev", "/sys")):
+    """Where a driver's libraries lie outside the system's folders, by the variables that name them.
+
+    A folder without any is not shown: it may be one that holds everything else.
+    """
+    named = [Path(name) for name in environment.get("LD_LIBRARY_PATH", "").split(":") if name.startswith("/")]
+    found = [place for place in named if next(place.glob("*.so*"), None) is not None]
+    toolkit = Path(environment.get("CUDA_HOME", "/usr"))
+    if (toolkit / "bin" / "nvcc").exists():
+        found.append(toolkit)
+    for place in dict.fromkeys(found):
+        if not any(place.is_relative_to(known) for known in _SYSTEM):
             yield from ("--ro-bind-try", str(place), str(place))
 
 
