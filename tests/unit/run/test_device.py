@@ -14,7 +14,7 @@ from sartor_agents.measurement.accelerators import MissingAcceleratorError, NoAc
 from sartor_agents.run import device, placement
 from sartor_agents.run.candidates import CandidateError
 from sartor_agents.run.device import NOTHING, Access, Device, again, choose, require_local, require_nodes, same_product
-from sartor_agents.run.device_share import ROOM, Needs, Shares, TooSmallError, shares, taken, vllm_arguments
+from sartor_agents.run.device_share import FETCHED, ROOM, Needs, Shares, TooSmallError, shares, taken, vllm_arguments
 from sartor_agents.run.errors import BadRequestError
 from sartor_agents.run.placement import Placement, placed, sequences_of
 from sartor_api.hardware_target import Accelerator
@@ -182,19 +182,22 @@ def need(weights: int, cache: int = GIB) -> Needs:
 
 
 @pytest.mark.parametrize(
-    ("total", "weights", "expected"),
+    ("total", "weights", "cache", "expected"),
     [
-        (140 * GIB, 15 * GIB, (False, "cuda", "cuda")),
-        (140 * GIB, 50 * GIB, (True, "cuda", "cuda")),
-        (140 * GIB, 61 * GIB, (True, "cuda", "cpu")),
-        (24 * GIB, 6 * GIB, (False, "cpu", "cpu")),
+        (140 * GIB, 15 * GIB, GIB, (False, "cuda", "cuda")),
+        (140 * GIB, 50 * GIB, GIB, (True, "cuda", "cuda")),
+        (140 * GIB, 61 * GIB, GIB, (True, "cuda", "cuda")),
+        (140 * GIB, 59 * GIB, 6 * GIB, (True, "cuda", "cpu")),
+        (23 * GIB, 6 * GIB, GIB, (False, "cpu", "cpu")),
+        (28 * GIB, 6 * GIB, GIB, (True, "cuda", "cuda")),
     ],
 )
-def test_the_reference_is_where_there_is_room(total: int, weights: int, expected: tuple[Any, ...]) -> None:
-    found, needs = shares(total, need(weights)), need(weights)
+def test_the_reference_is_where_there_is_room(total: int, weights: int, cache: int, expected: tuple[Any, ...]) -> None:
+    needs = need(weights, cache)
+    found = shares(total, needs)
     assert (found.judged_alone, found.judge, found.evaluator) == expected
     assert found.stack >= needs.stack and found.baseline == needs.baseline and found.cache >= needs.cache
-    assert found.stack + found.baseline + (ROOM if found.evaluator == "cuda" else 0) <= total
+    assert found.stack + found.baseline + (FETCHED if found.evaluator == "cuda" else 0) <= total
     if found.judge == "cuda":
         beside = 0 if found.judged_alone else found.baseline
         assert found.stack + beside + weights + ROOM <= total

@@ -86,7 +86,7 @@ def test_on_a_processor_nobody_sees_a_device(tmp_path: Path, opened: Opened, mon
 def test_where_the_reference_has_no_room_beside_both_the_baseline_makes_way_for_it(
     tmp_path: Path, opened: Opened
 ) -> None:
-    narrow = replace(PLACE, shares=shares(140 * GIB, Needs(61 * GIB, GIB, 32_000)))
+    narrow = replace(PLACE, shares=shares(140 * GIB, Needs(59 * GIB, 6 * GIB, 32_000)))
     assert narrow.shares.judged_alone and narrow.shares.evaluator == "cpu"
     on(narrow, tmp_path)
     judged, measured = asked(tmp_path, "001-judge-1-1-judge"), asked(tmp_path, "001-evaluate-1-1-evaluator")

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ROOM = 12 << 30
+ROOM = 10 << 30
 """What a reading of the reference takes beside the weights: the largest matrix in fp32, activations and logits."""
+FETCHED = 5 << 30
+"""What it takes where no weight stays: the largest matrix as it is stored and in fp32, activations, one answer's logits."""
 WORKSPACE = 3 << 30
 """What a server takes besides weights and cache: context, workspaces of products, recorded graphs."""
 CACHE_ROOM = 1.25
 """vLLM keeps its cache in blocks and wants some to spare."""
-STACK_ROWS, BASELINE_ROWS = 2560, 600
-"""Rows of logits that a server keeps at most. Of a stack each recorded step keeps its own (sizes up to 256 rows, two of
-each), and its widest step has as many again."""
+STACK_ROWS, BASELINE_ROWS = 1200, 600
+"""Rows of logits that a server keeps at most: a stack its recorded steps' (sizes up to 256 rows, two of each) and those of
+its widest step."""
 LOGIT_BYTES = 8
 """Of each: a number in float32, and what is made of it."""
 
@@ -85,10 +87,10 @@ def shares(total: int, needs: Needs) -> Shares:
     whole = needs.weights + ROOM
     beside = left >= whole
     alone = not beside and total - needs.stack >= whole
-    evaluator: Where = "cuda" if left >= ROOM else "cpu"
+    evaluator: Where = "cuda" if left >= FETCHED else "cpu"
     # Where it has no room alone either, its matrices are fetched one after the other, or it is the processor's.
     judge: Where = "cuda" if beside or alone else evaluator
-    kept = whole if beside else ROOM if evaluator == "cuda" else 0
+    kept = whole if beside else FETCHED if evaluator == "cuda" else 0
     stack = total - needs.baseline - kept
     if alone:
         stack = min(stack, total - whole)
