@@ -109,3 +109,13 @@ def test_a_candidate_that_takes_the_baseline_s_share_costs_its_attempt(
     failure = next(record.failure for record in records if record.failure is not None)
     assert failure.reason == "CandidateDeviceMemoryExceeded" and failure.failure_class is FailureClass.CANDIDATE
     assert "139.0 GiB of NVIDIA H200" in failure.message
+
+
+def test_a_device_that_is_gone_is_no_candidate_s_fault(tmp_path: Path, opened: Opened) -> None:
+    opened.device = Fake("GPU-other")
+    run = LocalRun(tmp_path, spec=run_spec(str(tmp_path / "model"), rounds=1), placement=PLACE)
+    assert run.driver().drive().reason == "InfrastructureUnavailable"
+    records = RunRepository(RunLayout(tmp_path / "run").repository).load().records
+    failures = [record.failure for record in records if record.failure is not None]
+    assert {(one.reason, one.failure_class) for one in failures} == {("DeviceGone", FailureClass.INFRASTRUCTURE)}
+    assert "GPU-b" in failures[0].message

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, Usage
-from sartor_agents.measurement.accelerators import open_accelerators
+from sartor_agents.measurement.accelerators import MissingAcceleratorError, open_accelerators
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
 from sartor_agents.roles.messages import (
     ImplementRequest,
@@ -125,6 +125,8 @@ class LocalSteps:
             return failed(begin.step.value, error.reason, str(error), FailureClass.INFRASTRUCTURE)
         except candidates.CandidateError as error:
             return failed(begin.step.value, error.reason, str(error), FailureClass.CANDIDATE)
+        except MissingAcceleratorError as error:
+            return failed(begin.step.value, "DeviceGone", str(error), FailureClass.INFRASTRUCTURE)
 
     def deliver(self, commit: str) -> str:
         target = self._layout.stack
