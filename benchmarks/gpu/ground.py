@@ -13,21 +13,19 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.memory import shares
 from benchmarks.gpu.models import Model
+from benchmarks.gpu.plan import CannotRunError
 from benchmarks.gpu.remote import Opened
 from benchmarks.support.arms import Envelope, Ground
-from sartor_agents.baselines import TransformersEngine, VllmEngine
 from sartor_agents.baselines.environment import VllmEnvironment
-from sartor_agents.baselines.find import engine_folders
+from sartor_agents.baselines.find import OnDevice, device_engine
+from sartor_agents.baselines.find import inherited as devices_here
 from sartor_agents.baselines.grid import cuda_grid
 from sartor_agents.judge.reference_check import Checker
+from sartor_agents.run.device_share import Needs, Shares, TooSmallError, shares, vllm_arguments
 from sartor_agents.run.engines import Engine, Setting
-from sartor_agents.run.process import DEVICES
 from sartor_skills.catalog import Scalar
 
-OUTPUT_ROWS = 600
-"""Rows of logits that the stack keeps at most: its graphs' and those of its widest step."""
 JUDGED = {"cuda": 12, "cpu": 4}
 JUDGING_SECONDS = 300.0
 
@@ -51,25 +49,32 @@ def ground(
 ) -> tuple[Ground, Baseline]:
     """What the servers stand on, and the baseline with its settings. `total`: bytes of the device's memory.
 
-    Nothing here touches the device (see `remote`). Raises `TooSmallError`.
+    Nothing here touches the device (see `remote`). Raises `CannotRunError` where both servers do not fit.
     """
     arguments: tuple[str, ...] = ()
-    alone = False
+    found: Shares | None = None
     if device.type == "cuda":
-        cache = envelope.concurrency * envelope.model_len * model.token_bytes
-        found = shares(total, model.weight_bytes, cache, OUTPUT_ROWS * model.shape.vocab * 8)
-        alone = found.judged_alone
-        arguments = ("--gpu-memory-utilization", str(found.utilization), "--max-num-seqs", str(envelope.concurrency))
+        needs = Needs.of(
+            model.weight_bytes, tokens=envelope.concurrency * envelope.model_len, token_bytes=model.token_bytes,
+            vocabulary=model.shape.vocab,
+        )  # fmt: skip
+        try:
+            found = shares(total, needs)
+        except TooSmallError as error:
+            raise CannotRunError(str(error)) from error
+        arguments = vllm_arguments(found, envelope.concurrency)
     baseline = _baseline(model_dir, envelope, device, scenario, arguments, home)
     opened = Opened(functools.partial(open_reference, device=device.type))
     always: Mapping[str, Mapping[str, Scalar]] = {"cuda-decoder": {"DEVICE": device.type}}
     made = Ground(
-        "cuda", model_dir, baseline.engine, always, opened, alone, JUDGING_SECONDS, JUDGED[device.type], opened.release
+        "cuda", model_dir, baseline.engine, always, opened, found is not None and found.judged_alone, JUDGING_SECONDS,
+        JUDGED[device.type], None if found is None else found.cache, opened.release,
     )  # fmt: skip
     return made, baseline
 
 
 def open_reference(model_dir: Path, *, device: str) -> Checker:
+    """As a run has it on a device, also on the processor in a dry run."""
     from sartor_agents.judge.reference_device import DeviceReference
 
     return DeviceReference(model_dir, device)
@@ -78,24 +83,22 @@ def open_reference(model_dir: Path, *, device: str) -> Checker:
 def _baseline(
     model_dir: Path, envelope: Envelope, device: torch.device, scenario: str, arguments: tuple[str, ...], home: Path
 ) -> Baseline:
-    own = inherited()
-    if device.type == "cuda" and find_spec("vllm") is not None:
-        environment = VllmEnvironment(Path(sys.executable), _version("vllm"))
-        engine = VllmEngine(environment, model_dir, "bench", envelope.model_len, (), *engine_folders())
-        settings = [Setting(s.name, s.arguments, own) for s in cuda_grid(scenario, arguments=arguments)]
-        drafted = tuple(s for s in settings if "--speculative-config" in s.arguments)
-        return Baseline(engine, tuple(s for s in settings if s not in drafted), drafted)
-    reason = "vLLM cannot be imported here" if device.type == "cuda" else "a dry run"
-    fallback = TransformersEngine(
-        model_dir, "bench", "bfloat16", home, reason, device.type, envelope.model_len, own
-    )  # fmt: skip
-    return Baseline(fallback, tuple(fallback.settings()), ())
+    settings = cuda_grid(scenario, arguments=arguments)
+    on = OnDevice("bench", envelope.model_len, settings, inherited(), home=home, device=device.type)
+    environment: VllmEnvironment | None = None
+    reason: str | None = "a dry run"
+    if device.type == "cuda":
+        reason = "vLLM cannot be imported here"
+        if find_spec("vllm") is not None:
+            environment, reason = VllmEnvironment(Path(sys.executable), _version("vllm")), None
+    engine = device_engine(on, model_dir, environment, reason)
+    drafted = tuple(s for s in engine.settings() if "--speculative-config" in s.arguments)
+    return Baseline(engine, tuple(s for s in engine.settings() if s not in drafted), drafted)
 
 
 def inherited() -> dict[str, str]:
     """The devices, and where this process finds its packages: a bare machine has nothing installed."""
-    found = {name: os.environ[name] for name in DEVICES if name in os.environ}
-    return {**found, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return {**devices_here(), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _version(package: str) -> str:

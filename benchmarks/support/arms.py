@@ -81,6 +81,8 @@ class Ground:
     judged_alone: bool = False
     judging_seconds: float = JUDGING_SECONDS
     judged: int = JUDGED
+    cache_bytes: int | None = None
+    """What a stack's keys and values may take, where the baseline is on the same device."""
     release: Callable[[], None] = lambda: None
     """Ends what the reference holds of the device, after the judging and after the answers of windows were checked."""
 
@@ -151,6 +153,7 @@ class Workbench:
                 self.envelope.as_spec(),
                 self.envelope.concurrency,
                 {"made by": "bench"},
+                self.ground.cache_bytes,
             )
             compose(selection, target, known, folder / "stack")
             build(folder, folder / "build.log", timeout=600, memory_bytes=None)

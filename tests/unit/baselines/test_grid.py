@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor_agents.baselines import VllmEngine, VllmEnvironment, find, find_engine
-from sartor_agents.baselines.grid import NGRAM, grid, render
+from sartor_agents.baselines.grid import NGRAM, cuda_grid, grid, render
 from sartor_agents.baselines.vllm import SOCKET_FOLDER_CHARS, scratch_folder, sweep
 from sartor_agents.run.servers import HOST
 from sartor_api.search.records import Envelope, RunSpec
@@ -166,7 +166,7 @@ def test_transformers_that_was_asked_for_is_no_fall_back(tmp_path: Path) -> None
 
 
 def test_vllm_is_found_with_the_grid_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find, "existing_environment", lambda _: VllmEnvironment(tmp_path / "python", "0.32.0"))
+    monkeypatch.setattr(find, "existing_environment", lambda *_: VllmEnvironment(tmp_path / "python", "0.32.0"))
     engine = find_engine(spec(tuning="none"), tmp_path)
     assert (engine.name, engine.version) == ("vllm", "0.32.0")
     assert [point.name for point in engine.settings()] == ["as given"]
@@ -179,3 +179,17 @@ def test_in_a_pod_what_was_compiled_outlives_the_home(tmp_path: Path, monkeypatc
     monkeypatch.delenv("SARTOR_ENGINE_CACHE")
     monkeypatch.setattr(find, "cache_folder", lambda: tmp_path)
     assert find.engine_folders() == (tmp_path / "baseline-home", tmp_path / "baseline-home" / ".cache")
+
+
+def test_on_a_device_an_engine_of_a_pod_has_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No share is to be kept where stack and baseline have a device each; threads and dtype are no dimensions there."""
+    monkeypatch.setattr(find, "existing_environment", lambda *_: VllmEnvironment(tmp_path / "python", "0.26.0"))
+    engine = find_engine(spec(tuning="quick").model_copy(update={"platform": "cuda"}), tmp_path)
+    assert next(s.name for s in engine.settings()) == "bfloat16, no speculation"
+    assert all("--gpu-memory-utilization" not in s.arguments and not s.environment for s in engine.settings())
+    assert [len(cuda_grid("code-edit", tuning, arguments=())) for tuning in ("none", "quick", "documentedGrid")] == [
+        1,
+        2,
+        4,
+    ]
+    assert cuda_grid("chat", arguments=("--dtype", "float16"))[0].arguments == ("--dtype", "float16")

@@ -16,7 +16,6 @@ import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu.choice import chosen, parameters, recorded, timed
 from benchmarks.gpu.ground import open_reference
-from benchmarks.gpu.memory import TooSmallError, shares
 from benchmarks.gpu.models import MODELS, NoRoomError, checkpoint, folder_with_room
 from benchmarks.gpu.plan import DRY_STEPS, STEPS, Ledger, OtherDeviceError, Status, Step, next_step, run_all
 from benchmarks.gpu.remote import Opened
@@ -26,6 +25,7 @@ from benchmarks.support.record import ROOT
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.judge.reference import Reference
+from sartor_agents.run.device_share import Needs, TooSmallError, shares
 from sartor_skills.blocks import kernels_reference
 
 A, B = Step("a", 10), Step("b", 20, ("a",))
@@ -296,22 +296,43 @@ GIB = 1 << 30
 H200, H100 = 150_754_820_096, 85 * 10**9
 
 
+def needs(size: str, sequences: int, length: int) -> Needs:
+    model = MODELS[size]
+    tokens = sequences * length
+    return Needs.of(
+        model.weight_bytes, tokens=tokens, token_bytes=model.token_bytes, vocabulary=model.shape.vocab
+    )  # fmt: skip
+
+
 def test_both_arms_fit_an_h200_at_32b_and_the_reference_beside_one_of_them() -> None:
     model = MODELS["32b"]
-    logits = 600 * model.shape.vocab * 8
-    found = shares(H200, model.weight_bytes, 4 * 2048 * model.token_bytes, logits)
+    found = shares(H200, needs("32b", 4, 2048))
     assert found.stack + found.baseline <= H200
     assert found.utilization * H200 >= found.baseline
-    assert found.judged_alone
+    assert found.judged_alone and found.judge == "cuda"
     assert found.stack + model.weight_bytes <= H200
     with pytest.raises(TooSmallError, match=r"both arms need .* GiB and .* GiB"):
-        shares(H100, model.weight_bytes, 4 * 2048 * model.token_bytes, logits)
+        shares(H100, needs("32b", 4, 2048))
 
 
 def test_a_small_model_is_judged_beside_its_baseline() -> None:
-    model = MODELS["8b"]
-    found = shares(H200, model.weight_bytes, 4 * 2048 * model.token_bytes, 600 * model.shape.vocab * 8)
-    assert not found.judged_alone
+    found = shares(H200, needs("8b", 4, 2048))
+    assert not found.judged_alone and (found.judge, found.evaluator) == ("cuda", "cuda")
+
+
+def test_a_stack_of_the_bench_leaves_the_baseline_its_share(tmp_path: Path) -> None:
+    """The recipe has room for 64 sequences, the workload four: at 32 billion parameters 64 would take the baseline's."""
+    import torch
+    from benchmarks.gpu.ground import ground
+    from benchmarks.support.arms import Envelope
+
+    envelope = Envelope(1792, 256, 2048, concurrency=4)
+    made, baseline = ground(
+        MODELS["32b"], tmp_path, envelope, torch.device("cuda"), "code-edit", tmp_path / "home", H200
+    )
+    assert made.cache_bytes is not None
+    assert 4 * 2048 * MODELS["32b"].token_bytes <= made.cache_bytes < 64 * 2048 * MODELS["32b"].token_bytes
+    assert baseline.engine.name == "transformers" and baseline.engine.fallback_reason == "vLLM cannot be imported here"
 
 
 def test_a_checkpoint_goes_where_it_is_already_or_where_there_is_room(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from sartor_agents.checkpoints import make
 from sartor_agents.judge.reference import Reference
 from sartor_agents.judge.reference_device import DeviceReference
+from sartor_agents.measurement.messages import EvaluateRequest, JudgeRequest
+from sartor_agents.roles.judge import open_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PROMPT = [300, 12, 45, 400, 33, 301]
@@ -47,3 +50,15 @@ def test_layers_in_bfloat16_are_as_far_off_as_the_reference_says(model: Path) ->
     assert rounded.gaps == pytest.approx(expected.gaps, abs=0.05)
     assert rounded.gaps != exact.gaps
     assert other.check(PROMPT[1:], ANSWER).gaps == pytest.approx(plain.check(PROMPT[1:], ANSWER).gaps, abs=2e-4)
+
+
+def test_what_a_request_names_is_what_the_reference_computes_on(model: Path) -> None:
+    """The processor unless it says otherwise."""
+    assert type(open_reference(model)) is Reference
+    other = open_reference(model, device=DEVICE if DEVICE == "cuda" else "meta")
+    assert type(other) is DeviceReference
+    common = {"model_dir": "/m", "scenario": {"name": "chat"}, "seed": "5a" * 32, "output_dir": "/o"}
+    judged = JudgeRequest.model_validate({**common, "candidate": {"url": "http://127.0.0.1:1"}})
+    assert judged.reference == EvaluateRequest.model_validate(common).reference == "cpu"
+    with pytest.raises(ValidationError, match="reference"):
+        EvaluateRequest.model_validate({**common, "reference": "tpu"})

@@ -181,7 +181,7 @@ def test_an_accelerator_is_described_as_far_as_it_answers() -> None:
     assert first == {
         "name": "NVIDIA H200", "uuid": "GPU-1", "driver": "580.95.05", "vbios": "96.00", "memory_bytes": 150 << 30,
         "power_limit_w": 700.0, "sm_clock_max_mhz": 1980, "memory_clock_max_mhz": 3201, "sm_clock_set_mhz": 1500,
-        "ecc": True, "mig": False, "persistence": True, "compute_mode": 0,
+        "ecc": True, "mig": False, "persistence": True, "compute_mode": 0, "minor": 0, "capability": "9.0",
     }  # fmt: skip
     assert second == {"name": "NVIDIA H200", "uuid": "GPU-2", "driver": "580.95.05", "memory_bytes": 150 << 30}
     assert full.state()[1].slowed_ns is None and full.state()[1].pids == frozenset()

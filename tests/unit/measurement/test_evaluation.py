@@ -74,6 +74,12 @@ def measure(
     return asyncio.run(run())
 
 
+def test_a_device_that_is_gone_ends_the_measurement_and_blames_nobody(chain_model: Path, tmp_path: Path) -> None:
+    response = measure(chain_model, tmp_path, Behaviour(), Behaviour(), device="GPU-gone")
+    assert response.reason is Reason.ACCELERATOR_FAULT and response.failure_class is FailureClass.INFRASTRUCTURE
+    assert "GPU-gone" in response.message
+
+
 def test_a_faster_candidate_is_found_faster(chain_model: Path, tmp_path: Path) -> None:
     fast = Behaviour(token_seconds=0.002, predicted_token_seconds=0.001)
     response = measure(chain_model, tmp_path, fast, Behaviour(token_seconds=0.016))

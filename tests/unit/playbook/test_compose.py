@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,33 @@ def test_an_unsupported_architecture_names_the_supported_ones(tmp_path: Path) ->
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     with pytest.raises(facts.UnsupportedModelError, match=r"GPT2LMHeadModel.*LlamaForCausalLM"):
         facts.model_spec(tmp_path)
+
+
+def spec_of(folder: Path) -> dict[str, object]:
+    module: dict[str, object] = {}
+    exec((folder / "spec.py").read_text(), module)
+    return module
+
+
+def test_pages_keep_to_what_a_stack_may_take_of_a_device(model: Path, tmp_path: Path) -> None:
+    """And never below one sequence of the full length, without which a stack does not start."""
+    recipes = load_catalog().recipes(architecture="llama", platform="cuda", scenario="code-edit")
+    chosen = select(recipes, "serving-core", "cuda-decoder", "predicted-outputs")
+    token = (
+        2
+        * 2
+        * int(
+            facts.model_spec(model)["LAYERS"]
+            * facts.model_spec(model)["KV_HEADS"]
+            * facts.model_spec(model)["HEAD_DIM"]
+        )
+    )
+    given = replace(target(model), platform="cuda")
+
+    def pages(cache_bytes: int | None) -> object:
+        compose(chosen, replace(given, cache_bytes=cache_bytes), recipes, tmp_path / "stack")
+        return spec_of(tmp_path / "stack")["KV_PAGES"]
+
+    assert pages(None) == pages(1 << 40) == 64 * 1024 // 16
+    assert pages(4 * 1024 * token) == 4 * 1024 // 16
+    assert pages(5) == 1024 // 16

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_nvml import Device, FakeNvml
 from pods_world import PodWorld, pod_world
 
 from sartor_agents.checkpoints import SyntheticSource, resolve
+from sartor_agents.measurement.accelerators import NoAccelerators, Nvml
 from sartor_agents.pods import __main__ as pods
 from sartor_agents.pods import contract
 from sartor_agents.pods.contract import ContractError
 from sartor_agents.pods.model import fetch
-from sartor_agents.pods.tools import Tools, fingerprint, serving_hardware
+from sartor_agents.pods.tools import Tools, serving_hardware
+from sartor_agents.run.hardware import fingerprint, pod_hardware
 from sartor_api.search.records import BaselineRecord, StepKind
 from sartor_api.search.wire import LONGEST_REPORT
 
@@ -120,6 +123,18 @@ def test_the_planner_plans_for_the_machine_that_serves() -> None:
     assert serving_hardware(run_spec(), None, HARDWARE) == HARDWARE
     assert fingerprint(told)["cores"] == 64
     assert serving_hardware(run_spec(), record.model_copy(update={"fingerprint": {}}), HARDWARE) == HARDWARE
+
+
+def test_the_planner_knows_the_device_on_which_the_baseline_was_measured() -> None:
+    """The planner's own pod has none."""
+    from run_fakes import HARDWARE, run_spec
+
+    there = pod_hardware(lambda: Nvml(FakeNvml(Device(total=140 << 30))))
+    record = BaselineRecord(engine="vllm", version="1", fingerprint=fingerprint(there))
+    told = serving_hardware(run_spec().model_copy(update={"platform": "cuda"}), record, HARDWARE)
+    assert (told.platform, told.accelerators, told.capability) == ("cuda", ("NVIDIA H200",), "9.0")
+    assert (told.accelerator_bytes, told.driver) == (140 << 30, "580.95.05")
+    assert "accelerators" not in fingerprint(pod_hardware(NoAccelerators))
 
 
 def test_the_step_s_time_runs_from_the_pod_s_beginning(world: PodWorld) -> None:

@@ -11,6 +11,7 @@ from sartor_agents.run.driver import Driver, StepOutcome
 from sartor_agents.run.engines import ServerSpec, Setting
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
+from sartor_agents.run.placement import Placement
 from sartor_agents.run.process import scrubbed_environment
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.seals import KEY_COMMITMENT, Seals
@@ -128,8 +129,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 """
 
 STACK = """
-import gzip, subprocess, sys, time
+import gzip, os, subprocess, sys, time
 from pathlib import Path
+print("started:", sys.argv[1], "sees", repr(os.environ.get("CUDA_VISIBLE_DEVICES")), "--baseline" in sys.argv, flush=True)
 def canary():
     return (Path.cwd().parents[1] / "sealed" / "canary").read_bytes()
 behaviour = {behaviour!r}
@@ -161,6 +163,7 @@ request = json.loads(Path(source).read_text())
 def answer(response):
     Path(target).write_text(json.dumps(response))
 print(json.dumps({"message": f"{role} at work"}), file=sys.stderr, flush=True)
+print("sees", repr(os.environ.get("CUDA_VISIBLE_DEVICES")), flush=True)
 if behaviour == "crash":
     raise RuntimeError("boom")
 if behaviour == "hang":
@@ -247,6 +250,7 @@ class LocalRun:
     spec: RunSpec | None = None
     limits: Limits = field(default_factory=lambda: Limits(candidate_bytes=400 * MIB, role_bytes=400 * MIB))
     told: list[events.Event] = field(default_factory=list)
+    placement: Placement | None = None
 
     def driver(self) -> Driver:
         layout = RunLayout(self.root / "run")
@@ -268,6 +272,7 @@ class LocalRun:
             hardware=HARDWARE,
             skills_root=None,
             limits=self.limits,
+            placement=self.placement,
             command=lambda name: (sys.executable, str(role), name, self.behaviours.get(name, "good")),
         )
         return Driver(repository, steps, clock=FakeClock(), emit=self.told.append, report=lambda _: "report.html")

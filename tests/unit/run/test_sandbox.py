@@ -3,12 +3,19 @@
 import json
 import os
 import sys
+import tempfile
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from fake_nvml import Device, FakeNvml
 
 from sartor_agents.checkpoints.chain import FILE_NAME
+from sartor_agents.measurement.accelerators import Nvml, foreign, memory_of
+from sartor_agents.measurement.contention import tree_pids
 from sartor_agents.run import candidates, sandbox
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
@@ -29,14 +36,21 @@ print("SEEN " + json.dumps(seen), flush=True)
 """
 
 
-def seen(folder: Path, model: Path, looks: dict[str, str], *, writable: Path | None = None) -> dict[str, str]:
+def seen(
+    folder: Path,
+    model: Path,
+    looks: dict[str, str],
+    *,
+    writable: Path | None = None,
+    nodes: Sequence[Path] | None = None,
+) -> dict[str, str]:
     """What the expressions `looks` evaluate to inside (or the name of the error)."""
     assert PROGRAM is not None
     home = folder / "home"
     home.mkdir(exist_ok=True)
     command = sandbox.confined(
         (sys.executable, "-c", LOOK, json.dumps(looks)),
-        program=PROGRAM, folder=folder, home=home, model_dir=model, writable=writable,
+        program=PROGRAM, folder=folder, home=home, model_dir=model, writable=writable, nodes=nodes,
     )  # fmt: skip
     lines: list[str] = []
     with GuardedProcess(
@@ -68,6 +82,59 @@ def model(tmp_path: Path) -> Path:
     blob.write_text("weights")
     (folder / "model.safetensors").symlink_to(blob)
     return folder
+
+
+def test_a_candidate_sees_its_device_s_node_and_no_other(run: RunLayout, model: Path, tmp_path: Path) -> None:
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (dev / name).write_text(name)
+    looks = {
+        "nodes": f"sorted(os.listdir({str(dev)!r}))",
+        "machine's": "[n for n in os.listdir('/dev') if 'nvidia' in n]",
+    }
+    mine = run.work / "checkout-mine"
+    found = seen(mine, model, looks, nodes=[dev / "nvidia1", dev / "nvidiactl", dev / "nvidia-uvm"])
+    assert found["nodes"] == "['nvidia1', 'nvidiactl']" and found["machine's"] == "[]"
+    assert seen(mine, model, looks, nodes=())["nodes"] == "FileNotFoundError"
+
+
+def test_a_driver_outside_the_system_s_folders_is_found_inside(
+    run: RunLayout, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent) as folder:
+        (Path(folder) / "libcuda.so.1").write_text("driver")
+        monkeypatch.setenv("LD_LIBRARY_PATH", f"{folder}:/usr/lib:relative:{run.root}")
+        looks = {"library": f"Path({folder!r}, 'libcuda.so.1').read_text()", "run": f"os.listdir({str(run.sealed)!r})"}
+        found = seen(run.work / "checkout-mine", model, looks)
+        assert found == {"library": "'driver'", "run": "FileNotFoundError"}
+        monkeypatch.delenv("LD_LIBRARY_PATH")
+        assert seen(run.work / "checkout-mine", model, looks)["library"] == "FileNotFoundError"
+
+
+def test_what_computes_inside_is_recognised_outside(run: RunLayout, model: Path) -> None:
+    """NVML gives process ids as this process sees them, and the sandbox has numbers of its own."""
+    assert PROGRAM is not None
+    mine = run.work / "checkout-mine"
+    (mine / "home").mkdir()
+    waits = "print(1, flush=True); import time; time.sleep(60)"
+    text = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}])"
+    command = sandbox.confined((sys.executable, "-c", text), program=PROGRAM, folder=mine, home=mine / "home")
+    up = threading.Event()
+    with GuardedProcess(
+        command,
+        cwd=mine,
+        environment=scrubbed_environment(mine / "home"),
+        log=run.root / "log",
+        on_line=lambda _: up.set(),
+    ) as process:
+        assert up.wait(30)
+        found = {p.pid: p.info["cmdline"] for p in psutil.process_iter(["cmdline"])}
+        (inner,) = [pid for pid, words in found.items() if words and words[-1] == waits]
+        states = Nvml(FakeNvml(Device(pids=[inner], used={inner: 5 << 30}))).state()
+        ours = tree_pids([process.pid])
+        assert not foreign(states, ours) and memory_of(states, ours) == 5 << 30
+        assert foreign(states, tree_pids([])) == {inner}
 
 
 def test_nothing_of_the_run_is_in_sight(run: RunLayout, model: Path) -> None:

@@ -27,7 +27,13 @@ from sartor_api.search.state import Round
 
 
 class HardwareFacts(BaseModel):
-    """The machine that candidates run on, as far as a planner can use it. Bytes; bandwidth in bytes per second."""
+    """The machine that candidates run on, as far as a planner can use it. Bytes; bandwidth in bytes per second, of the
+    accelerators where there are any; `matrix_rate` in bfloat16 operations per second.
+
+    `accelerators` are names; `accelerator_uuids` say which devices of a machine with more of them they are.
+    `accelerator_bytes`, `capability` and `driver` are those of one accelerator. `stack_bytes`: what of its memory a stack
+    may hold, and `cache_bytes`: what of that as keys and values, where it shares the device with the baseline (None: all).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +44,28 @@ class HardwareFacts(BaseModel):
     cpu_flags: tuple[str, ...] = ()
     memory_bytes: int = Field(ge=0)
     accelerators: tuple[str, ...] = ()
+    accelerator_uuids: tuple[str, ...] = ()
+    accelerator_bytes: int | None = None
+    capability: str = ""
+    driver: str = ""
+    stack_bytes: int | None = None
+    cache_bytes: int | None = None
     read_bandwidth: float | None = None
+    matrix_rate: float | None = None
+
+    @property
+    def accelerator_words(self) -> str:
+        """The accelerators in words; empty where there are none."""
+        if not self.accelerators:
+            return ""
+        told = [
+            *([f"{self.accelerator_bytes / 2**30:.1f} GiB"] if self.accelerator_bytes is not None else []),
+            *([f"compute capability {self.capability}"] if self.capability else []),
+            *([f"driver {self.driver}"] if self.driver else []),
+        ]
+        if self.stack_bytes is not None:
+            told.append(f"of which a stack may hold {self.stack_bytes / 2**30:.1f} GiB beside the baseline")
+        return ", ".join(self.accelerators) + (f" ({', '.join(told)})" if told else "")
 
 
 class PlanContext(BaseModel):

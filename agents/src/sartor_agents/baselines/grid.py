@@ -42,16 +42,19 @@ def grid(scenario: str, tuning: Tuning, *, arguments: Sequence[str], cores: int,
     return plain + [_setting(arguments, batched, number, ngram) for ngram in drafts for number in threads]
 
 
-def cuda_grid(scenario: str, *, arguments: Sequence[str]) -> list[Setting]:
+def cuda_grid(scenario: str, tuning: Tuning = "documentedGrid", *, arguments: Sequence[str]) -> list[Setting]:
     """On an NVIDIA device threads and dtype are no dimensions: bfloat16 with CUDA graphs (vLLM's default), and n-gram
-    speculation as on a CPU for `code-edit`."""
-    common = (*arguments, "--dtype", "bfloat16")
-    plain = [Setting("bfloat16, no speculation", common)]
+    speculation as on a CPU for `code-edit`, of which `quick` keeps the middle one."""
+    if tuning == "none":
+        return [Setting("as given", tuple(arguments))]
+    given = "--dtype" in arguments
+    common, dtype = (tuple(arguments), "dtype as given") if given else ((*arguments, "--dtype", "bfloat16"), "bfloat16")
+    plain = [Setting(f"{dtype}, no speculation", common)]
     if scenario != "code-edit":
         return plain
     return plain + [
-        Setting(f"bfloat16, {_ngram_words(ngram)}", (*common, "--speculative-config", json.dumps(_ngram_config(ngram))))
-        for ngram in NGRAM
+        Setting(f"{dtype}, {_ngram_words(ngram)}", (*common, "--speculative-config", json.dumps(_ngram_config(ngram))))
+        for ngram in (NGRAM[1:2] if tuning == "quick" else NGRAM)
     ]
 
 

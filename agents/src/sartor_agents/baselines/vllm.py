@@ -1,11 +1,11 @@
-"""vLLM's CPU build as the baseline of a run."""
+"""vLLM as the baseline of a run: its CPU build, or on an NVIDIA device its usual one."""
 
 import contextlib
 import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sartor_agents.baselines.environment import VllmEnvironment
@@ -49,6 +49,8 @@ class VllmEngine:
     cache: Path
     """Where vLLM and PyTorch keep what they compiled, from one start to the next."""
     fallback_reason: str | None = None
+    machine: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What this machine adds to the environment: its device and the driver's libraries. Nothing of it is recorded."""
 
     @property
     def name(self) -> str:
@@ -81,12 +83,13 @@ class VllmEngine:
             "TMPDIR": str(scratch),
             "PATH": f"{self.environment.python.parent}:/usr/bin:/bin",
         }
+        written = {**home, **compiled(self.cache), "LANG": "C.UTF-8", **ENVIRONMENT}
         return ServerSpec(
             name="vLLM",
             command=command,
             cwd=self.home,
             port=port,
-            environment={**home, **compiled(self.cache), "LANG": "C.UTF-8", **ENVIRONMENT, **setting.environment},
+            environment={**written, **setting.environment, **self.machine},
             ready_seconds=START_SECONDS,
         )
 

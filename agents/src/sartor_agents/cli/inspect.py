@@ -14,8 +14,8 @@ from sartor_agents.cli.views import budgets, clock
 from sartor_agents.memory.quoting import printable
 from sartor_agents.report.build import write_report
 from sartor_agents.run import session
-from sartor_agents.run.hardware import local_hardware
 from sartor_agents.run.notes import interval, outcome
+from sartor_agents.run.placement import device_hardware
 from sartor_api.search.decide import Finish, Wait, decide, phase
 from sartor_api.search.spending import standing
 from sartor_api.search.state import RunState
@@ -81,5 +81,5 @@ def _next(run: RunState, now: float) -> str:
 @user_errors
 def report(directory: RunFolder) -> None:
     """Write report.html anew from the run's records, and print its path."""
-    layout, _ = session.open_run(directory)
-    print(write_report(_state(directory), layout, local_hardware()))
+    layout, repository = session.open_run(directory)
+    print(write_report(_state(directory), layout, device_hardware(session.recorded_device(repository))))

@@ -103,6 +103,8 @@ def run(
 ) -> None:
     """Write a serving stack for one model, workload and machine; prove it; measure it against the baseline.
 
+    The machine is this one: its CPU, or with a HardwareTarget of platform cuda in the manifest one of its NVIDIA devices.
+
     Exit code 0: a speed-up was confirmed. 3: none found. 4: not confirmed. 5: the run failed. 2: bad input.
     6: the folder is in use or no run. 7: its repository is damaged. 8: disk full. 130: interrupted (--resume goes on).
 

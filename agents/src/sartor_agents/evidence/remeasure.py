@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from sartor_agents.evidence.contents import Contents
+from sartor_agents.measurement.accelerators import open_accelerators
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
 from sartor_agents.measurement.seeds import new_seed
 from sartor_agents.run import candidates
+from sartor_agents.run.device import HIDDEN, NOTHING, RESOURCES, choose, require_nodes
 from sartor_agents.run.engines import BaselineServer, chosen_setting
 from sartor_agents.run.errors import BadRequestError, RunError
+from sartor_agents.run.placement import Placement, placed
 from sartor_agents.run.requests import judge_samples, measurement_policy, scenario_spec, tie_tolerance
 from sartor_agents.run.role import RoleError, run_role
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_agents.run.session import FindEngine
 from sartor_agents.run.storage import storage_errors
+from sartor_api.hardware_target import Accelerator
 from sartor_api.search.records import Measurement, RunSpec, Speedup, StepKind
 
 WALL_CLOCK = 3600.0
@@ -76,7 +80,8 @@ def remeasure(
     assert claimed is not None, "a bundle whose checks held has a valid confirmation"
     measurement = {**bundle.spec.measurement, **({"preset": preset} if preset != "default" else {})}
     spec = bundle.spec.model_copy(update={"measurement": measurement})
-    engine = find_engine(spec, model_dir)
+    place = _placement(bundle, model_dir)
+    engine = find_engine(spec, model_dir, place)
     if (engine.name, engine.version) != (bundle.baseline.engine, bundle.baseline.version):
         raise BadRequestError(
             f"the claim is against {bundle.baseline.engine} {bundle.baseline.version}, "
@@ -94,9 +99,21 @@ def remeasure(
         try:
             say("starting the baseline")
             behind = baseline.ensure(chosen_setting(bundle.baseline), free_port())
-            return _with_baseline(spec, model_dir, folder, behind, engine.accepts_prediction, claimed, say)
+            return _with_baseline(spec, model_dir, folder, behind, engine.accepts_prediction, claimed, say, place)
         finally:
             baseline.stop()
+
+
+def _placement(bundle: Contents, model_dir: Path) -> Placement | None:
+    """A free device of the product that the claim was made on; None for one on a processor. Raises `BadRequestError`."""
+    if bundle.spec.platform != "cuda":
+        return None
+    names = bundle.baseline.fingerprint.get("accelerators")
+    product = str(names[0]) if isinstance(names, list) and names else None
+    where = f"the claim of run {bundle.spec.name}"
+    device = choose(Accelerator(resource=RESOURCES[0], product=product), open_accelerators(), where)
+    require_nodes(device, where)
+    return placed(bundle.spec, model_dir, device)
 
 
 def _with_baseline(
@@ -107,20 +124,23 @@ def _with_baseline(
     accepts_prediction: bool,
     claimed: Speedup,
     say: Callable[[str], None],
+    place: Placement | None,
 ) -> Remeasured:
+    access = NOTHING if place is None else place.access
     log = folder / "logs" / "candidate.log"
     try:
         say("building and starting the stack")
-        candidates.build(folder / "candidate", log, timeout=candidates.BUILD_SECONDS, memory_bytes=None)
+        candidates.build(folder / "candidate", log, timeout=candidates.BUILD_SECONDS, memory_bytes=None, access=access)
         server = candidates.server_spec(
-            folder / "candidate", model_dir, free_port(), baseline_url=behind.url, memory_bytes=None
-        )
+            folder / "candidate", model_dir, free_port(), baseline_url=behind.url, memory_bytes=None, access=access,
+            ready_seconds=candidates.READY_SECONDS if place is None else place.ready_seconds,
+        )  # fmt: skip
         with RunningServer(server, log) as stack:
             mine = Endpoint(name="candidate", url=stack.url, pid=stack.process.pid)
             theirs = Endpoint(
                 name="baseline", url=behind.url, pid=behind.process.pid, accepts_prediction=accepts_prediction
             )
-            return _gates(spec, model_dir, folder, mine, theirs, claimed, say)
+            return _gates(spec, model_dir, folder, mine, theirs, claimed, say, place)
     except candidates.CandidateError as error:
         return Remeasured(claimed, None, False, f"the bundled stack does not run here ({error.reason}): {error}")
     except ServerError as error:
@@ -135,7 +155,11 @@ def _gates(
     theirs: Endpoint,
     claimed: Speedup,
     say: Callable[[str], None],
+    place: Placement | None,
 ) -> Remeasured:
+    # Both servers are up all the time here, so a reference has the room that it has beside them.
+    reference = "cpu" if place is None else place.shares.evaluator
+    seen = HIDDEN if place is None else place.role_environment("evaluator")
     judged = JudgeRequest(
         candidate=mine,
         baseline=theirs,
@@ -145,6 +169,7 @@ def _gates(
         output_dir=folder / "judge",
         samples=judge_samples(spec),
         tie_tolerance=tie_tolerance(spec),
+        reference=reference,
     )
     measured = EvaluateRequest(
         candidate=mine,
@@ -156,11 +181,13 @@ def _gates(
         output_dir=folder / "measured",
         confirmation=True,
         tie_tolerance=tie_tolerance(spec),
+        reference=reference,
+        device=None if place is None else place.device.uuid,
     )
     try:
         verdicts = run_role(
             "judge", judged, JudgeResponse, folder=folder / "exchange-judge", log=folder / "logs" / "judge.log",
-            timeout=WALL_CLOCK, memory_bytes=None, on_progress=say,
+            timeout=WALL_CLOCK, memory_bytes=None, on_progress=say, environment=lambda _: seen,
         ).judgement  # fmt: skip
         if (failure := verdicts.failure) is not None:
             return Remeasured(
@@ -169,6 +196,7 @@ def _gates(
         response = run_role(
             "evaluator", measured, EvaluateResponse, folder=folder / "exchange-evaluator",
             log=folder / "logs" / "evaluator.log", timeout=WALL_CLOCK + 600, memory_bytes=None, on_progress=say,
+            environment=lambda _: seen,
         )  # fmt: skip
     except RoleError as error:
         raise RunError(f"the measurement could not be made ({error.reason}): {error}") from error

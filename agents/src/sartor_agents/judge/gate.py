@@ -49,7 +49,10 @@ async def judge(request: JudgeRequest, *, open_reference: OpenReference, progres
         answer = cannot_judge(error.reason, error.failure_class, str(error))
     except SamplesNotWrittenError as error:
         answer = cannot_judge(Reason.SAMPLES_NOT_WRITTEN, FailureClass.INFRASTRUCTURE, error.strerror or str(error))
-    return answer.model_copy(update={"seconds": time.monotonic() - begun})
+    judgement = answer.judgement
+    if request.reference != "cpu":
+        judgement = judgement.model_copy(update={"reference": request.reference})
+    return answer.model_copy(update={"judgement": judgement, "seconds": time.monotonic() - begun})
 
 
 async def _run(bench: Bench) -> JudgeResponse:

@@ -14,11 +14,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sartor_agents.checkpoints import check_checkpoint
+from sartor_agents.run.device_share import ROOM
 
 from .reference import Reference
-
-ROOM = 12 << 30
-"""Bytes that a reading takes beside the weights: the largest matrix in fp32, activations and logits."""
 
 
 def free_bytes(device: torch.device) -> int:

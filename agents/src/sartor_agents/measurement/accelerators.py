@@ -28,7 +28,8 @@ _SLOWED = {
 @dataclass(frozen=True, slots=True)
 class AcceleratorState:
     """One device at one moment. `slowed_ns` is time in thermal violation and `energy_mj` the energy used (mJ), both since
-    the driver was loaded; `memory` is what each process holds of the device's, bytes. What is not counted is absent."""
+    the driver was loaded; `memory` is what each process holds of the device's, bytes, and `used_bytes` what all of them and
+    the driver do. What is not counted is absent."""
 
     uuid: str
     slowdown: tuple[str, ...]
@@ -41,6 +42,7 @@ class AcceleratorState:
     memory_clock_mhz: int | None = None
     energy_mj: int | None = None
     memory: Mapping[int, int] = field(default_factory=dict[int, int])
+    used_bytes: int | None = None
 
     def as_record(self) -> dict[str, JsonValue]:
         """What is kept beside a measurement; process ids mean nothing later."""
@@ -63,6 +65,10 @@ class Accelerators(Protocol):
     def state(self) -> tuple[AcceleratorState, ...]: ...
 
 
+class MissingAcceleratorError(Exception):
+    """The device that was asked for is not among those that NVML shows; the message names it."""
+
+
 class NoAccelerators:
     """A machine without any."""
 
@@ -74,13 +80,19 @@ class NoAccelerators:
 
 
 class Nvml:
-    """The devices that the library shows. `library` is the module `pynvml`, or what stands for it."""
+    """The devices that the library shows, or the one with the UUID `only`. `library` is the module `pynvml`, or what
+    stands for it."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, only: str | None = None) -> None:
+        """Raises `MissingAcceleratorError`."""
         self._nvml = library
         self._devices: list[Any] = [
             library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())
         ]
+        if only is not None:
+            self._devices = [device for device in self._devices if self._uuid(device) == only]
+            if not self._devices:
+                raise MissingAcceleratorError(f"NVML shows no device {only} any more")
 
     def identity(self) -> list[dict[str, JsonValue]]:
         return [self._identity(device) for device in self._devices]
@@ -92,7 +104,9 @@ class Nvml:
         nvml, ask = self._nvml, self._ask
         facts: dict[str, Any] = {
             "name": ask(lambda: _text(nvml.nvmlDeviceGetName(device))),
-            "uuid": ask(lambda: _text(nvml.nvmlDeviceGetUUID(device))),
+            "uuid": self._uuid(device),
+            "minor": ask(lambda: int(nvml.nvmlDeviceGetMinorNumber(device))),
+            "capability": ask(lambda: ".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(device)))),
             "driver": ask(lambda: _text(nvml.nvmlSystemGetDriverVersion())),
             "vbios": ask(lambda: _text(nvml.nvmlDeviceGetVbiosVersion(device))),
             "memory_bytes": ask(lambda: nvml.nvmlDeviceGetMemoryInfo(device).total),
@@ -119,7 +133,7 @@ class Nvml:
         power = ask(lambda: nvml.nvmlDeviceGetPowerUsage(device) / 1000)
         processes = self._processes(device)
         return AcceleratorState(
-            uuid=ask(lambda: _text(nvml.nvmlDeviceGetUUID(device))) or "",
+            uuid=self._uuid(device) or "",
             slowdown=tuple(name for bit, name in _SLOWED.items() if bits & bit),
             slowed_ns=violation,
             uncorrected=errors,
@@ -130,7 +144,11 @@ class Nvml:
             memory_clock_mhz=ask(lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM)),
             energy_mj=ask(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device)),
             memory={pid: used for pid, used in processes.items() if used is not None},
+            used_bytes=ask(lambda: int(nvml.nvmlDeviceGetMemoryInfo(device).used)),
         )
+
+    def _uuid(self, device: Any) -> str | None:
+        return self._ask(lambda: _text(self._nvml.nvmlDeviceGetUUID(device)))
 
     def _processes(self, device: Any) -> dict[int, int | None]:
         """Who computes on the device, and the bytes that each holds of its memory (absent in a container, often)."""
@@ -147,17 +165,34 @@ class Nvml:
             return None
 
 
-def open_accelerators(load: Callable[[], Any] = lambda: import_module("pynvml")) -> Accelerators:
-    """The devices of this machine; none where there is no library, no driver or no device."""
+def _pynvml() -> Any:
+    return import_module("pynvml")
+
+
+def open_accelerators(load: Callable[[], Any] = _pynvml, *, only: str | None = None) -> Accelerators:
+    """The devices of this machine, or the one with the UUID `only`; none where there is no library, driver or device.
+
+    Raises `MissingAcceleratorError` for one that was asked for and is not there.
+    """
+    library = _started(load)
+    if library is None:
+        if only is not None:
+            raise MissingAcceleratorError(f"NVML shows no device {only} any more: no driver answers")
+        return NoAccelerators()
+    return Nvml(library, only)
+
+
+def _started(load: Callable[[], Any]) -> Any:
+    """The library, ready to be asked; None where it or the driver is missing."""
     try:
         library = load()
     except ImportError:
-        return NoAccelerators()
+        return None
     try:
         library.nvmlInit()
     except library.NVMLError:
-        return NoAccelerators()
-    return Nvml(library)
+        return None
+    return library
 
 
 def foreign(states: Sequence[AcceleratorState], known: frozenset[int]) -> frozenset[int]:

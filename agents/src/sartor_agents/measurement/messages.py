@@ -124,7 +124,7 @@ REASON_MEANING: dict[Reason, str] = {
     Reason.THROTTLED: "Heat, a power brake or the container's CPU limit slowed the machine down in windows.",
     Reason.FOREIGN_PROCESS: "A process that is not of the measurement computed on the accelerator.",
     Reason.FOREIGN_TRAFFIC: "Others sent requests to a server while it was measured.",
-    Reason.ACCELERATOR_FAULT: "The accelerator had uncorrectable memory errors in a window.",
+    Reason.ACCELERATOR_FAULT: "The accelerator had uncorrectable memory errors in a window, or is gone.",
     Reason.NOT_STREAMED: "Answers were kept back and sent at once, so that times between tokens mean nothing.",
     Reason.NO_PEAK: "A server does not sustain even one request at a time within the service level.",
     Reason.SAMPLES_NOT_WRITTEN: "The samples could not be kept (disk full, say); without them no number could be checked.",
@@ -228,6 +228,14 @@ class GuardrailRatio(Message):
     n: int
 
 
+ReferenceDevice = Annotated[
+    Literal["cpu", "cuda"],
+    Field(
+        description="what the accuracy reference computes on: in fp32 on either, cuda with weights as they are stored"
+    ),
+]
+
+
 class EvaluateRequest(Message):
     """`paired`: candidate against baseline. `single`: one server alone over the scenario (the baseline's grid)."""
 
@@ -248,6 +256,10 @@ class EvaluateRequest(Message):
     )
     trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
     tie_tolerance: float = Field(default=0.05, ge=0, description="top-2 logit gap below which a divergence is a tie")
+    reference: ReferenceDevice = "cpu"
+    device: str | None = Field(
+        default=None, description="UUID of the accelerator that both servers are on; no other is looked at"
+    )
     reference_cache: Path | None = Field(
         default=None, description="where readings of the reference are kept, by content"
     )
@@ -291,6 +303,7 @@ class JudgeRequest(Message):
     trace: Path | None = Field(default=None, description="the owner's requests, JSON lines with `body` (or `prompt`)")
     samples: int = Field(default=24, ge=1, description="greedy answers checked against the reference")
     tie_tolerance: float = Field(default=0.05, ge=0)
+    reference: ReferenceDevice = "cpu"
     reference_cache: Path | None = Field(
         default=None, description="where readings of the reference are kept, by content"
     )

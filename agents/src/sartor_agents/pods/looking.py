@@ -7,9 +7,8 @@ the role's whole response and its samples, and the record once more as the note 
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from sartor_agents.backends.protocol import Usage
 from sartor_agents.baselines import vllm
@@ -23,10 +22,11 @@ from sartor_agents.measurement.messages import (
 from sartor_agents.pods.agent import spent
 from sartor_agents.pods.contract import Pod
 from sartor_agents.pods.records import Answer, as_file, earlier, kept_files, store
-from sartor_agents.pods.tools import Tools, fingerprint
+from sartor_agents.pods.tools import Tools
 from sartor_agents.roles.messages import ReviewResponse
 from sartor_agents.run.engines import BaselineServer
 from sartor_agents.run.guardrails import guarded
+from sartor_agents.run.hardware import fingerprint
 from sartor_agents.run.local import MARGIN_SECONDS
 from sartor_agents.run.requests import (
     judge_samples,
@@ -186,7 +186,7 @@ def tuned(pod: Pod, tools: Tools) -> Answer:
             request=request,
             ask=ask,
             progress=tools.say,
-            fingerprint=cast(dict[str, JsonValue], fingerprint(tools.hardware())),
+            fingerprint=fingerprint(tools.hardware()),
         )
     finally:
         server.stop()

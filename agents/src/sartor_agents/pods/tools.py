@@ -15,7 +15,7 @@ from sartor_agents.baselines.find import find_engine
 from sartor_agents.pods.contract import Pod
 from sartor_agents.pods.remote import PATIENCE_SECONDS, Remote
 from sartor_agents.run.engines import Engine
-from sartor_agents.run.hardware import local_hardware
+from sartor_agents.run.hardware import ACCELERATOR_FACTS, pod_hardware
 from sartor_agents.run.role import role_command, run_role
 from sartor_api.search.records import BaselineRecord, RunSpec
 
@@ -29,7 +29,7 @@ class Tools:
     say: Callable[[str], None]
     command: Callable[[str], Sequence[str]] = role_command
     engine: Callable[[RunSpec, Path], Engine] = find_engine
-    hardware: Callable[[], HardwareFacts] = local_hardware
+    hardware: Callable[[], HardwareFacts] = pod_hardware
     patience_seconds: float = PATIENCE_SECONDS
     sleep: Callable[[float], None] = time.sleep
 
@@ -79,18 +79,6 @@ def model_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in wanted if name in environment}
 
 
-def fingerprint(facts: HardwareFacts) -> dict[str, object]:
-    """The machine in the baseline's record: planners on other machines read it from there."""
-    telling = [flag for flag in facts.cpu_flags if flag.startswith(("avx512", "amx", "bf16", "sve", "avx2"))]
-    return {
-        "cpu": facts.cpu_model,
-        "cores": facts.cores,
-        "memory_bytes": facts.memory_bytes,
-        "machine": facts.machine,
-        "cpu_flags": telling,
-    }
-
-
 def serving_hardware(spec: RunSpec, baseline: BaselineRecord | None, here: HardwareFacts) -> HardwareFacts:
     """The machine that candidates run on: the one where the baseline was measured, else this one.
 
@@ -103,6 +91,7 @@ def serving_hardware(spec: RunSpec, baseline: BaselineRecord | None, here: Hardw
         "cores": seen.get("cores"),
         "memory_bytes": seen.get("memory_bytes"),
         "cpu_flags": seen.get("cpu_flags"),
+        **{name: seen.get(name) for name in ACCELERATOR_FACTS},
     }
     if known["cores"] is None:
         known = {}

@@ -213,6 +213,7 @@ def _environment(run: RunState, hardware: HardwareFacts, shown: Measurement | No
     rows = [
         ("CPU", f"{hardware.cpu_model}, {hardware.cores} cores ({hardware.machine})"),
         ("memory", f"{hardware.memory_bytes / 2**30:.1f} GiB"),
+        *([("accelerator", hardware.accelerator_words)] if hardware.accelerators else []),
         ("model", json.dumps(run.spec.model.get("source"))),
         ("dtype", run.spec.dtype),
         ("parameters", json.dumps(run.spec.parameters)),

@@ -21,7 +21,8 @@ def answer(request: EvaluateRequest) -> EvaluateResponse:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     request.output_dir.mkdir(parents=True, exist_ok=True)
     # Its weights are loaded once.
-    opened = functools.cache(functools.partial(open_reference, cache=request.reference_cache))
+    reference = functools.partial(open_reference, cache=request.reference_cache, device=request.reference)
+    opened = functools.cache(reference)
     verify, audit = verifier(opened), Auditor(opened)
     return uvloop.run(evaluate(request, verify=verify, audit=audit, progress=JsonLines()))
 

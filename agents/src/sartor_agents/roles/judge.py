@@ -13,11 +13,15 @@ from sartor_agents.measurement.progress import JsonLines
 from sartor_agents.roles.process import serve
 
 
-def open_reference(model_dir: Path, *, cache: Path | None = None) -> Checker:
-    """The reference of a model folder; what it reads is kept in `cache`, if that is given.
+def open_reference(model_dir: Path, *, cache: Path | None = None, device: str = "cpu") -> Checker:
+    """The reference of a model folder on `device`; what it reads is kept in `cache`, if that is given.
 
     Imported here: torch takes seconds and memory that a measurement must not share.
     """
+    if device != "cpu":
+        from sartor_agents.judge.reference_device import DeviceReference
+
+        return DeviceReference(model_dir, device, cache_dir=cache)
     from sartor_agents.judge.reference import Reference
 
     return Reference(model_dir, cache_dir=cache)
@@ -25,7 +29,7 @@ def open_reference(model_dir: Path, *, cache: Path | None = None) -> Checker:
 
 def answer(request: JudgeRequest) -> JudgeResponse:
     request.output_dir.mkdir(parents=True, exist_ok=True)
-    opened = functools.partial(open_reference, cache=request.reference_cache)
+    opened = functools.partial(open_reference, cache=request.reference_cache, device=request.reference)
     return uvloop.run(judge(request, open_reference=opened, progress=JsonLines()))
 
 

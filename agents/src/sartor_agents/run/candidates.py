@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sartor_agents.run.content import content_hash
+from sartor_agents.run.device import AS_IT_IS, Access
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
 from sartor_agents.run.repository import RunRepository
@@ -47,7 +48,7 @@ def checkout(repository: RunRepository, layout: RunLayout, commit: str, expected
     return folder
 
 
-def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None) -> None:
+def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None, access: Access = AS_IT_IS) -> None:
     """`python -m stack build`, once per checkout. Raises `CandidateError`."""
     stamp = folder / ".built"
     if stamp.exists():
@@ -55,11 +56,11 @@ def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None) 
     home, output = _folder(folder / "home"), _folder(folder / "stack" / "build")
     command = (sys.executable, "-m", "stack", "build")
     if (program := sandbox_program()) is not None:
-        command = confined(command, program=program, folder=folder, home=home, writable=output)
+        command = confined(command, program=program, folder=folder, home=home, writable=output, nodes=access.nodes)
     with GuardedProcess(
         command,
         cwd=folder,
-        environment=scrubbed_environment(home),
+        environment=scrubbed_environment(home, access.environment),
         log=log,
         memory_bytes=memory_bytes,
     ) as process:
@@ -75,7 +76,14 @@ def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None) 
 
 
 def server_spec(
-    folder: Path, model_dir: Path, port: int, *, baseline_url: str | None, memory_bytes: int | None
+    folder: Path,
+    model_dir: Path,
+    port: int,
+    *,
+    baseline_url: str | None,
+    memory_bytes: int | None,
+    access: Access = AS_IT_IS,
+    ready_seconds: float = READY_SECONDS,
 ) -> ServerSpec:
     """How the stack in `folder` is served."""
     command = (sys.executable, "-m", "stack", "serve", "--model", str(model_dir), "--host", HOST, "--port", str(port))
@@ -83,14 +91,14 @@ def server_spec(
         command += ("--baseline", baseline_url)
     home = _folder(folder / "home")
     if (program := sandbox_program()) is not None:
-        command = confined(command, program=program, folder=folder, home=home, model_dir=model_dir)
+        command = confined(command, program=program, folder=folder, home=home, model_dir=model_dir, nodes=access.nodes)
     return ServerSpec(
         name="the candidate",
         command=command,
         cwd=folder,
         port=port,
-        environment=scrubbed_environment(home),
-        ready_seconds=READY_SECONDS,
+        environment=scrubbed_environment(home, access.environment),
+        ready_seconds=ready_seconds,
         memory_bytes=memory_bytes,
     )
 

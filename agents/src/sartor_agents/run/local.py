@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, Usage
+from sartor_agents.measurement.accelerators import MissingAcceleratorError, open_accelerators
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
 from sartor_agents.roles.messages import (
     ImplementRequest,
@@ -21,13 +22,16 @@ from sartor_agents.run import candidates
 from sartor_agents.run.content import ContentError, snapshot
 from sartor_agents.run.contexts import plan_context
 from sartor_agents.run.deaths import memory_death, with_death
+from sartor_agents.run.device import HIDDEN, NOTHING
 from sartor_agents.run.driver import StepOutcome, failed
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.guardrails import guarded
+from sartor_agents.run.hardware import fingerprint
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.leakage import LeakWatch
 from sartor_agents.run.model import configuration_copy
 from sartor_agents.run.model_proxy import LocalModelProxy
+from sartor_agents.run.placement import Placement
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import (
     judge_samples,
@@ -77,6 +81,7 @@ class LocalSteps:
         skills_root: Path | None,
         limits: Limits,
         models: LocalModelProxy | None = None,
+        placement: Placement | None = None,
         command: Callable[[str], Sequence[str]] = role_command,
     ) -> None:
         self._layout = layout
@@ -87,6 +92,7 @@ class LocalSteps:
         self._skills_root = skills_root
         self._limits = limits
         self._models = models
+        self._placement = placement
         self._command = command
         self._seals = Seals(layout.sealed)
         self._seals.check(repository.read_text(KEY_COMMITMENT))
@@ -119,6 +125,8 @@ class LocalSteps:
             return failed(begin.step.value, error.reason, str(error), FailureClass.INFRASTRUCTURE)
         except candidates.CandidateError as error:
             return failed(begin.step.value, error.reason, str(error), FailureClass.CANDIDATE)
+        except MissingAcceleratorError as error:
+            return failed(begin.step.value, "DeviceGone", str(error), FailureClass.INFRASTRUCTURE)
 
     def deliver(self, commit: str) -> str:
         target = self._layout.stack
@@ -146,6 +154,7 @@ class LocalSteps:
                 policy=measurement_policy(run.spec, begin.step, wall_clock=deadline - time.monotonic()),
                 seed=self._seals.seed(begin.id),
                 output_dir=self._samples(begin),
+                device=None if self._placement is None else self._placement.device.uuid,
             )
 
         def ask(message: EvaluateRequest, seconds: float) -> EvaluateResponse:
@@ -159,11 +168,7 @@ class LocalSteps:
             request=request,
             ask=ask,
             progress=progress,
-            fingerprint={
-                "cpu": self._hardware.cpu_model,
-                "cores": self._hardware.cores,
-                "memory_bytes": self._hardware.memory_bytes,
-            },
+            fingerprint=fingerprint(self._hardware),
         )
         return StepOutcome(result)
 
@@ -233,21 +238,27 @@ class LocalSteps:
         return StepOutcome(done, cost)
 
     def _judge(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
-        try:
-            baseline = self._ensure_baseline(run)
-        except ServerError as error:
-            return failed("judge", f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
-        with self._candidate(*self._under_test(begin, run), begin, baseline.url, deadline, progress) as server:
+        baseline: RunningServer | None = None
+        if self._placement is not None and self._placement.shares.judged_alone:
+            self._baseline.stop()  # the reference takes its place on the device
+        else:
+            try:
+                baseline = self._ensure_baseline(run)
+            except ServerError as error:
+                return failed("judge", f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
+        behind = None if baseline is None else baseline.url
+        with self._candidate(*self._under_test(begin, run), begin, behind, deadline, progress) as server:
             seconds = deadline - time.monotonic()
             request = JudgeRequest(
                 candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
-                baseline=self._endpoint(baseline),
+                baseline=None if baseline is None else self._endpoint(baseline),
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
                 seed=self._seals.seed(begin.id),
                 output_dir=self._sealed(begin),
                 samples=judge_samples(run.spec),
                 tie_tolerance=tie_tolerance(run.spec),
+                reference="cpu" if self._placement is None else self._placement.shares.judge,
                 wall_clock=judge_wall_clock(seconds),
             )
             response = self._role("judge", request, JudgeResponse, begin, seconds, progress)
@@ -300,6 +311,8 @@ class LocalSteps:
                 output_dir=folder,
                 confirmation=begin.step is StepKind.CONFIRM,
                 tie_tolerance=tie_tolerance(run.spec),
+                reference="cpu" if self._placement is None else self._placement.shares.evaluator,
+                device=None if self._placement is None else self._placement.device.uuid,
             )
             response = self._role("evaluator", request, EvaluateResponse, begin, seconds, progress)
             if (leak := self._leaks.folder(server.spec.cwd, gate)) is not None:
@@ -334,27 +347,37 @@ class LocalSteps:
         commit: str,
         content_hash: str,
         begin: Begin,
-        baseline_url: str,
+        baseline_url: str | None,
         deadline: float,
         progress: Progress,
     ) -> RunningServer:
-        """The candidate, built and ready. Raises `CandidateError`."""
+        """The candidate, built and ready, on the run's device if it has one. Raises `CandidateError`."""
+        place = self._placement
+        access = NOTHING if place is None else place.access
         folder = candidates.checkout(self._repository, self._layout, commit, content_hash)
         log = self._log(begin, "candidate")
         memory = self._limits.candidate_bytes
         progress("building the candidate")
-        candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory)
+        candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory, access=access)
         confined = sandbox_program() is not None
         progress(
             "starting the candidate" if confined else "starting the candidate, not sandboxed: bwrap cannot be used"
         )
         spec = candidates.server_spec(
-            folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory
-        )
+            folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory, access=access,
+            ready_seconds=candidates.READY_SECONDS if place is None else place.ready_seconds,
+        )  # fmt: skip
         try:
-            return RunningServer(spec, log)
+            server = RunningServer(spec, log)
         except ServerError as error:
             raise candidates.CandidateError(f"Candidate{error.reason}", str(error)) from error
+        try:
+            if place is not None:
+                place.check(server.process.pid, open_accelerators(only=place.device.uuid))
+        except BaseException:
+            server.stop()
+            raise
+        return server
 
     def _ensure_baseline(self, run: RunState) -> RunningServer:
         assert run.baseline is not None, "candidates are judged after the baseline was measured"
@@ -387,7 +410,10 @@ class LocalSteps:
             memory_bytes=self._limits.role_bytes,
             on_progress=progress,
             command=self._command,
-            environment=lambda folder: {} if role == "judge" else self._model_access(begin, folder),
+            environment=lambda folder: {
+                **(HIDDEN if self._placement is None else self._placement.role_environment(role)),
+                **({} if role == "judge" else self._model_access(begin, folder)),
+            },
         )
 
     def _model_access(self, begin: Begin, folder: Path) -> Mapping[str, str]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from sartor_agents.run import candidates
+from sartor_agents.run.device import NOTHING
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.errors import BadRequestError, NotARunError
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.servers import RunningServer, ServerError, free_port, port_is_free
-from sartor_agents.run.session import FindEngine, model_folder
+from sartor_agents.run.session import FindEngine, find_placement, model_folder
 from sartor_api.search.records import BaselineRecord, RunSpec
 
 LOOK_SECONDS = 1.0
@@ -44,12 +45,15 @@ def serve_run(
     record = stored.state(0.0).baseline
     assert record is not None, "a run with a winner has a baseline"
     log = layout.logs / "serve-stack.log"
-    baseline = _Baseline(find_engine(stored.spec, model_dir), record, layout) if find_engine else None
+    place = find_placement(repository, stored.spec, model_dir)
+    baseline = _Baseline(find_engine(stored.spec, model_dir, place), record, layout) if find_engine else None
     try:
         behind = baseline.start(baseline_port or free_port(), say) if baseline else None
         spec = candidates.server_spec(
-            folder, model_dir, port, baseline_url=behind.url if behind else None, memory_bytes=None
-        )
+            folder, model_dir, port, baseline_url=behind.url if behind else None, memory_bytes=None,
+            access=NOTHING if place is None else place.access,
+            ready_seconds=candidates.READY_SECONDS if place is None else place.ready_seconds,
+        )  # fmt: skip
         say("starting the stack")
         with RunningServer(spec, log) as stack:
             try:

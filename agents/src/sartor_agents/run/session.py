@@ -9,24 +9,29 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from sartor_agents.backends.protocol import HardwareFacts
 from sartor_agents.cache import cache_folder
 from sartor_agents.evidence.deliver import deliver
+from sartor_agents.measurement.accelerators import open_accelerators
 from sartor_agents.report.build import write_report
 from sartor_agents.run.agents import AgentChoice, choose_agents
+from sartor_agents.run.device import RECORD as DEVICE_RECORD
+from sartor_agents.run.device import Device, again, choose, require_local, require_nodes
 from sartor_agents.run.driver import Driver, Emit, SystemClock, Worth
 from sartor_agents.run.engines import Engine
 from sartor_agents.run.errors import BadRequestError, NotARunError, RunExistsError
-from sartor_agents.run.hardware import local_hardware
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
 from sartor_agents.run.lock import run_lock
 from sartor_agents.run.model import resolve_model
 from sartor_agents.run.model_proxy import LocalModelProxy, write_access
+from sartor_agents.run.placement import Placement, device_hardware, placed
 from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.requests import scenario_spec
 from sartor_agents.run.seals import KEY_COMMITMENT, Seals
 from sartor_agents.run.steering import read_control
 from sartor_agents.run.storage import write_atomic
+from sartor_agents.tools.device_rates import Unknown, rates
 from sartor_api.agent_profile import AgentProfile
 from sartor_api.hardware_target import HardwareTarget, HardwareTargetSpec
 from sartor_api.load import LoadError, load_file
@@ -43,9 +48,11 @@ LOCAL = "local"
 
 CANDIDATE_MEMORY = 0.6
 ROLE_MEMORY = 0.6
-"""Shares of the machine's memory that the process tree of a candidate, or of a role, may use."""
+"""Shares of the machine's memory that the process tree of a candidate, or of a role, may use. Where weights go to a device
+their file comes on top: mapped and read once, its pages are resident for a while and the kernel's to take back."""
 
-FindEngine = Callable[[RunSpec, Path], Engine]
+FindEngine = Callable[[RunSpec, Path, Placement | None], Engine]
+"""The engine of a run; the last argument is the device that it shares with the stack, None on a processor."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,15 @@ def _check_hardware(synthesis: ServingSynthesis, targets: list[HardwareTarget], 
             f"{manifest}: spec.hardware.targetRef: {wanted} is not in this file",
             f"add that HardwareTarget, or use {LOCAL}, the CPU of this machine",
         )
-    if target is not None and target.spec.platform != "cpu":
+    if target is None or target.spec.platform == "cpu":
+        return
+    where = f"{manifest}: HardwareTarget {wanted}"
+    if target.spec.platform != "cuda" or target.spec.accelerator is None:
         raise BadRequestError(
-            f"{manifest}: HardwareTarget {wanted}: platform {target.spec.platform} cannot be run on this machine yet",
-            "use a target of platform cpu",
+            f"{where}: platform {target.spec.platform} cannot be run on this machine yet",
+            "use a target of platform cpu or cuda",
         )
+    require_local(target.spec.accelerator, where)
 
 
 def hardware_of(synthesis: ServingSynthesis, targets: list[HardwareTarget]) -> HardwareTargetSpec:
@@ -148,6 +159,7 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
     profile, models = choose_agents(synthesis, read_profile(synthesis, manifest), options.agents)
     layout = RunLayout(directory.absolute())
     _check_free(layout)
+    device = _choose_device(manifest, synthesis, hardware)
     model_dir = resolve_model(synthesis.spec.model, beside=manifest.absolute().parent, cache=cache_folder())
     now = time.time()
     try:
@@ -155,6 +167,8 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
             synthesis,
             now=now,
             model_folder=str(model_dir),
+            platform=hardware.platform,
+            accelerators=0 if device is None else 1,
             rounds=options.rounds,
             skills=options.skills,
             policy=options.policy,
@@ -166,6 +180,8 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
     except NotRunnableError as error:
         raise BadRequestError(f"{manifest}: {error}") from error
     scenario_spec(spec)
+    if device is not None:
+        _check_room(manifest, spec, model_dir, device)
     if (hopeless := required(synthesis.spec, hardware, spec, None)) is not None:
         raise BadRequestError(
             f"{manifest}: spec.payback.policy is require, and {hopeless}",
@@ -180,7 +196,64 @@ def create(manifest: Path, directory: Path, options: Options) -> None:
         if models is not None:
             write_access(layout.models, models)
         seals = Seals(layout.sealed)
-        RunRepository.create(layout.repository, spec, text, now, {KEY_COMMITMENT: seals.key_commitment()})
+        files = {KEY_COMMITMENT: seals.key_commitment()}
+        if device is not None:
+            files[DEVICE_RECORD] = device.as_record()
+        RunRepository.create(layout.repository, spec, text, now, files)
+
+
+def _choose_device(manifest: Path, synthesis: ServingSynthesis, hardware: HardwareTargetSpec) -> Device | None:
+    """The device that a run begins on; None for one on the processor. Raises `BadRequestError`."""
+    if hardware.platform == "cpu" or hardware.accelerator is None:
+        return None
+    where = f"{manifest}: HardwareTarget {synthesis.spec.hardware.target_ref.name}"
+    device = choose(hardware.accelerator, open_accelerators(), where)
+    require_nodes(device, where)
+    return device
+
+
+def _check_room(manifest: Path, spec: RunSpec, model_dir: Path, device: Device) -> None:
+    """Refuse what would fail only after minutes. Raises `BadRequestError`."""
+    if spec.policy.parallelism > 1 and spec.agents.get("backend", "playbook") != "playbook":
+        raise BadRequestError(
+            f"{manifest}: spec.search.parallelism {spec.policy.parallelism}: agents try their candidates on {device.name}, "
+            "which has room for one beside the baseline",
+            "set parallelism to 1, or use the playbook, which tries none",
+        )
+    try:
+        placed(spec, model_dir, device)
+    except BadRequestError as error:
+        raise BadRequestError(f"{manifest}: {error.message}", error.hint) from error
+
+
+def recorded_device(repository: RunRepository) -> Device | None:
+    """The device that a run began on; None for one on the processor. Raises `BadRequestError` for a damaged record."""
+    text = repository.read_text(DEVICE_RECORD)
+    return None if text is None else Device.from_record(text)
+
+
+def find_placement(repository: RunRepository, spec: RunSpec, model_dir: Path) -> Placement | None:
+    """Where a run goes on: on its device, free and the same as before. Raises `BadRequestError`."""
+    device = recorded_device(repository)
+    if device is None:
+        if spec.platform == "cuda":
+            raise BadRequestError(f"run {spec.name} does not say which device it began on", "start a new run")
+        return None
+    where = f"run {spec.name}"
+    now = again(device, open_accelerators(), where)
+    require_nodes(now, where)
+    return placed(spec, model_dir, now)
+
+
+def _timed(placement: Placement) -> HardwareFacts:
+    """What planners are told of a run's device, with the rates that were measured on it, now or before.
+
+    Before the first server is on it: a device that somebody computes on is not timed.
+    """
+    found = rates(open_accelerators(only=placement.device.uuid), cache_folder())
+    if isinstance(found, Unknown):
+        return placement.hardware()
+    return placement.hardware(found.bandwidth, found.peak)
 
 
 def _check_free(layout: RunLayout) -> None:
@@ -237,7 +310,10 @@ def drive(
         stored = repository.load()
         spec = stored.spec
         model_dir = model_folder(spec)
-        hardware = local_hardware()
+        # A run that is over is reported and delivered again, for which no device is needed.
+        placement = None if stored.finished is not None else find_placement(repository, spec, model_dir)
+        hardware = _timed(placement) if placement is not None else device_hardware(recorded_device(repository))
+        mapped = placement.weight_bytes if placement is not None else 0
         models = None
         if spec.agents.get("backend", "playbook") != "playbook":
             models = stack.enter_context(LocalModelProxy(layout.models, spec, log=layout.logs / "model-proxy.log"))
@@ -245,14 +321,15 @@ def drive(
             layout,
             repository,
             model_dir=model_dir,
-            engine=find_engine(spec, model_dir),
+            engine=find_engine(spec, model_dir, placement),
             hardware=hardware,
             skills_root=library_root() if spec.skills else None,
             limits=Limits(
-                candidate_bytes=int(CANDIDATE_MEMORY * hardware.memory_bytes),
-                role_bytes=int(ROLE_MEMORY * hardware.memory_bytes),
+                candidate_bytes=int(CANDIDATE_MEMORY * hardware.memory_bytes) + mapped,
+                role_bytes=int(ROLE_MEMORY * hardware.memory_bytes) + mapped,
             ),
             models=models,
+            placement=placement,
         )
         driver = Driver(
             repository,

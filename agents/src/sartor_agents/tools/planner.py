@@ -1,6 +1,6 @@
 """What a planner may look up: the run's history and measurements, what failed, and what the machine allows at most."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from sartor_agents.backends.conversation.tool import ToolResult
 from sartor_agents.backends.protocol import PlanContext
 from sartor_agents.cache import cache_folder
-from sartor_agents.measurement.accelerators import open_accelerators
+from sartor_agents.measurement.accelerators import MissingAcceleratorError, open_accelerators
 from sartor_agents.run.notes import interval, outcome
 from sartor_agents.tools.candidate import NoParameters
 from sartor_agents.tools.device_rates import Rates, Unknown, rates
@@ -109,9 +109,13 @@ class Issues:
         return ToolResult("\n".join(lines) or "Nothing was rejected so far.")
 
 
-def measured_rates() -> Rates | Unknown:
-    """Of the devices of this machine."""
-    return rates(open_accelerators(), cache_folder())
+def measured_rates(uuids: Sequence[str] = ()) -> Rates | Unknown:
+    """Of the device with this UUID; of all devices of this machine where none or several are named."""
+    try:
+        devices = open_accelerators(only=uuids[0] if len(uuids) == 1 else None)
+    except MissingAcceleratorError as error:
+        return Unknown(str(error))
+    return rates(devices, cache_folder())
 
 
 class RooflineParameters(Parameters):
@@ -133,7 +137,7 @@ class RooflineEstimate:
         "per second and what limits it. Accepted drafts divide the bytes per token; so do fewer bits per weight."
     )
     parameters: type[RooflineParameters] = RooflineParameters
-    rates: Callable[[], Rates | Unknown] = measured_rates
+    rates: Callable[[Sequence[str]], Rates | Unknown] = measured_rates
 
     def call(self, parameters: RooflineParameters, /) -> ToolResult:
         try:
@@ -169,7 +173,11 @@ class RooflineEstimate:
         hardware = self.context.hardware
         if hardware.platform != "cuda":
             return *machine(hardware), []
-        found = self.rates()
+        if hardware.read_bandwidth is not None and hardware.matrix_rate is not None:
+            names = hardware.accelerators
+            found = Rates(hardware.read_bandwidth, hardware.matrix_rate, names)
+        else:
+            found = self.rates(hardware.accelerator_uuids)
         if isinstance(found, Rates):
             text = f"measured on {', '.join(found.devices)}: {found.bandwidth / 1e12:.2f} TB/s read, "
             return found.bandwidth, found.peak, [f"{text}{found.peak / 1e12:.0f} Tflop/s in bfloat16"]

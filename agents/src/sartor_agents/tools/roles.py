@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sartor_agents.backends.conversation.tool import AnyTool
 from sartor_agents.backends.protocol import ImplementContext, PlanContext
+from sartor_agents.run.device import AS_IT_IS, Access
 from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.limits import Limits
 from sartor_agents.tools.candidate import SendRequest, StartCandidate, StopCandidate
@@ -44,11 +45,12 @@ def implementer_tools(
     checkpoint: Path | None,
     limits: Limits | None = None,
     isolation: Isolation = Isolation.BUBBLEWRAP,
+    access: Access = AS_IT_IS,
 ) -> Generator[ImplementerTools]:
     """The implementer's tools over `context.worktree`; a candidate that still runs is ended with the context.
 
-    `scratch`: see `CommandSandbox`. `checkpoint` is the model's folder with its weights; None where candidates cannot be
-    started: then the tools that need one are not there.
+    `scratch`: see `CommandSandbox`. `access`: what commands see of accelerators. `checkpoint` is the model's folder with its
+    weights; None where candidates cannot be started: then the tools that need one are not there.
     """
     sandbox = CommandSandbox(
         context.worktree,
@@ -57,6 +59,8 @@ def implementer_tools(
         isolation,
         readable={"/skills": context.skills_root} if context.skills_root is not None else {},
         model_dir=checkpoint or context.model_dir,
+        environment=access.environment,
+        nodes=access.nodes,
     )
     # Weights are for programs. What a model reads is the configuration.
     view = View(context.worktree, {"/model": context.model_dir, **sandbox.readable})

@@ -122,6 +122,8 @@ class Judgement(Record):
 
     kind: Literal["judgement"] = "judgement"
     verdicts: tuple[Verdict, ...] = Field(min_length=1)
+    reference: str | None = None
+    """What the accuracy reference computed on; None for the processor."""
 
     @property
     def passed(self) -> bool:

@@ -18,6 +18,7 @@ from sartor_agents.backends.codex.session import CodexLimits, SessionResult, run
 from sartor_agents.backends.conversation.accounting import Price, TokenUse
 from sartor_agents.backends.protocol import BackendError, ImplementContext, PlanContext, Usage
 from sartor_agents.cache import cache_folder
+from sartor_agents.run.device import shown
 from sartor_agents.run.sandbox.command import CommandSandbox, Isolation
 from sartor_agents.run.sandbox.errors import SandboxError
 from sartor_agents.run.sandbox.limits import Limits
@@ -127,9 +128,11 @@ class CodexBackend:
     ) -> CommandSandbox:
         scratch.mkdir(exist_ok=True)
         readable = {"/skills": context.skills_root} if context.skills_root is not None else {}
+        access = shown()
         return CommandSandbox(
-            worktree, scratch, settings.limits or Limits(), settings.isolation, readable, model_dir=context.model_dir
-        )
+            worktree, scratch, settings.limits or Limits(), settings.isolation, readable, model_dir=context.model_dir,
+            environment=access.environment, nodes=access.nodes,
+        )  # fmt: skip
 
     def _run(
         self, settings: CodexSettings, box: CommandSandbox, prompt: str, form: type[BaseModel], *, keep: bool

@@ -129,7 +129,8 @@ def implement_prompt(context: ImplementContext, place: Place = ELSEWHERE, compla
         RULE,
         f"Scenario {run.scenario}, parameters {json.dumps(run.parameters)}; metric {run.metric}; platform {run.platform}; "
         f"envelope {run.envelope.max_input_tokens} input and {run.envelope.max_output_tokens} output tokens. "
-        f"{context.hardware.cores} cores{', ' + context.hardware.cpu_model if context.hardware.cpu_model else ''}. "
+        f"{context.hardware.cores} cores{', ' + context.hardware.cpu_model if context.hardware.cpu_model else ''}"
+        f"{', ' + context.hardware.accelerator_words if context.hardware.accelerators else ''}. "
         f"The model's configuration is under {place.model}, skills with tested building blocks are under {place.skills}: "
         f"read {place.skills}/NAME/SKILL.md first.",
         f"Carry out the plan of round {plan.round}, attempt {context.attempt}:",

@@ -26,6 +26,7 @@ from sartor_agents.backends.openai.wire import ModelSettings
 from sartor_agents.backends.protocol import ImplementContext, PlanContext, ReviewContext, Usage
 from sartor_agents.measurement.progress import JsonLines
 from sartor_agents.run.content import snapshot
+from sartor_agents.run.device import shown
 from sartor_agents.tools.review import Review
 from sartor_agents.tools.roles import implementer_tools, planner_tools, review_tools
 from sartor_api.search import plans
@@ -95,6 +96,7 @@ class OpenAIBackend:
             checkpoint=checkpoint,
             limits=command_limits(agents, self._environment),
             isolation=isolation(self._environment),
+            access=shown(self._environment),
         ) as tools:
             opening = implement_opening(context)
             done = self._hold("implementer", context.run, Task(name, IMPLEMENTER, opening, form, tools.tools))

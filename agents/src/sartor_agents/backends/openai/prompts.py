@@ -169,7 +169,7 @@ def _facts(run: RunSpec, hardware: HardwareFacts) -> str:
         f"- metric: {run.metric}; a candidate has to be at least {run.policy.minimum_speedup:g} times the baseline to be "
         "delivered",
         f"- machine: {run.platform}, {processor}, {hardware.memory_bytes >> 30} GiB"
-        + (f", {', '.join(hardware.accelerators)}" if hardware.accelerators else ""),
+        + (f", {hardware.accelerator_words}" if hardware.accelerators else ""),
     ]
     if run.guardrails:
         told = [one.model_dump(mode="json", exclude_none=True) for one in run.guardrails]

@@ -30,7 +30,8 @@ class PlaybookBackend:
         selection = selection_of(context.plan.recipes)
         out = context.worktree / "stack"
         try:
-            chosen = compose(selection, _target(context.run, context.model_dir), recipes, out)
+            target = _target(context.run, context.model_dir, context.hardware.cache_bytes)
+            chosen = compose(selection, target, recipes, out)
         except ComposeError as error:
             raise BackendError("CannotCompose", str(error), FailureClass.CANDIDATE) from error
         return Implementation(
@@ -70,7 +71,7 @@ def _recipes(run: RunSpec, model_dir: Path, skills_root: Path | None) -> Mapping
     return recipes
 
 
-def _target(run: RunSpec, model_dir: Path) -> Target:
+def _target(run: RunSpec, model_dir: Path, cache_bytes: int | None) -> Target:
     limit = facts.max_positions(model_dir)
     length = min(run.envelope.max_model_len, limit)
     levels = run.parameters.get("concurrencies") or run.parameters.get("concurrency") or 1
@@ -87,4 +88,5 @@ def _target(run: RunSpec, model_dir: Path) -> Target:
         },
         concurrency=widest,
         provenance={"run": run.name, "intent": run.content_hash()},
+        cache_bytes=cache_bytes,
     )

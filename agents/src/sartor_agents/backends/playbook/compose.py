@@ -55,6 +55,8 @@ class Target:
     envelope: Mapping[str, int]  # MAX_MODEL_LEN, MAX_INPUT_TOKENS, MAX_OUTPUT_TOKENS, tokens
     concurrency: int
     provenance: Mapping[str, str]
+    cache_bytes: int | None = None
+    """What keys and values may take of a device that the stack does not have for itself."""
 
 
 def compose(selection: Selection, target: Target, recipes: Mapping[str, Recipe], out: Path) -> list[Recipe]:
@@ -127,7 +129,13 @@ def _spec(selection: Selection, chosen: list[Recipe], target: Target) -> dict[st
     # A batch below the workload's concurrency would make requests wait for a place that costs nothing to have.
     spec["MAX_SEQUENCES"] = max(spec["MAX_SEQUENCES"], target.concurrency)
     page = spec.get("PAGE_TOKENS", 16)
-    spec["KV_PAGES"] = spec["MAX_SEQUENCES"] * -(-target.envelope["MAX_MODEL_LEN"] // page)
+    longest = -(-target.envelope["MAX_MODEL_LEN"] // page)
+    spec["KV_PAGES"] = spec["MAX_SEQUENCES"] * longest
+    if target.cache_bytes is not None:
+        # Fewer pages let fewer sequences in at a time, and lose none; one of the full length has to fit.
+        element = 4 if spec["DTYPE"] == "float32" else 2
+        page_bytes = 2 * spec["LAYERS"] * page * spec["KV_HEADS"] * spec["HEAD_DIM"] * element
+        spec["KV_PAGES"] = max(longest, min(spec["KV_PAGES"], target.cache_bytes // page_bytes))
     return spec
 
 

@@ -81,7 +81,11 @@ class _Paired:
                 conditions=self.table.results(policy, self.rule.alpha),
                 samples=session.request.samples_label or session.samples_path.name,
                 seed=SeedCommitment.of(session.request.seed),
-                fingerprint={**fingerprint(session.surroundings.accelerators), **self.table.surroundings()},
+                fingerprint={
+                    **fingerprint(session.surroundings.accelerators),
+                    **self.table.surroundings(),
+                    "reference": session.request.reference,
+                },
                 message=message,
                 handed_over=self.handovers or 0,
                 peaks=session.peaks,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sartor_agents.measurement.accelerators import open_accelerators
+from sartor_agents.measurement.accelerators import Accelerators, MissingAcceleratorError, open_accelerators
 from sartor_agents.measurement.client import LoadClient
 from sartor_agents.measurement.connect import NotUpError, connect
 from sartor_agents.measurement.handover import HandoverWatch
-from sartor_agents.measurement.messages import Endpoint, EvaluateRequest
+from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, FailureClass, Reason
 from sartor_agents.measurement.pairs import MeasurementFailure
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.measurement.progress import Progress
@@ -82,7 +82,7 @@ class Session:
             await handover.begin()
         arms = {candidate.endpoint.name: candidate, **({"baseline": baseline} if baseline is not None else {})}
         pids = {name: client.endpoint.pid for name, client in arms.items() if client.endpoint.pid is not None}
-        surroundings = Surroundings(pids, len(arms), open_accelerators())
+        surroundings = Surroundings(pids, len(arms), _devices(request))
         runner = WindowRunner(scenario, request.policy, oracle, seed=request.seed, surroundings=surroundings)
         file = SampleFile(request.output_dir / SAMPLES_NAME, {"seed": commitment(request.seed)})
         return cls(
@@ -108,6 +108,14 @@ class Session:
     def keep(self, run: WindowRun) -> None:
         """Write the samples of a window to the file that the measurement rests on."""
         self.file.write(run.samples)
+
+
+def _devices(request: EvaluateRequest) -> Accelerators:
+    """The devices to watch: the one that the servers are on, or all. Raises `MeasurementFailure`."""
+    try:
+        return open_accelerators(only=request.device)
+    except MissingAcceleratorError as error:
+        raise MeasurementFailure(Reason.ACCELERATOR_FAULT, FailureClass.INFRASTRUCTURE, str(error)) from error
 
 
 async def _connect(endpoint: Endpoint, name: str, counter: TokenCounter, policy: MeasurementPolicy) -> LoadClient:

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -67,13 +67,28 @@ def python() -> Iterable[str]:
             yield from ("--ro-bind", str(place), str(place))
 
 
-def kernel(shared_bytes: int = HOME_BYTES) -> Iterable[str]:
-    """/proc of the own namespace and the devices. Bubblewrap's /dev is memory without a bound, so nothing may be put there
-    but into /dev/shm."""
+def libraries(environment: Mapping[str, str] = os.environ) -> Iterable[str]:
+    """Where a driver's libraries lie outside the system's folders, by the variables that name them.
+
+    A folder without any is not shown: it may be one that holds everything else.
+    """
+    named = [Path(name) for name in environment.get("LD_LIBRARY_PATH", "").split(":") if name.startswith("/")]
+    found = [place for place in named if next(place.glob("*.so*"), None) is not None]
+    toolkit = Path(environment.get("CUDA_HOME", "/usr"))
+    if (toolkit / "bin" / "nvcc").exists():
+        found.append(toolkit)
+    for place in dict.fromkeys(found):
+        if not any(place.is_relative_to(known) for known in _SYSTEM):
+            yield from ("--ro-bind-try", str(place), str(place))
+
+
+def kernel(shared_bytes: int = HOME_BYTES, nodes: Sequence[Path] | None = None) -> Iterable[str]:
+    """/proc of the own namespace and the devices: of NVIDIA's those `nodes` (None: all of the machine). Bubblewrap's /dev is
+    memory without a bound, so nothing may be put there but into /dev/shm."""
     yield from ("--proc", "/proc", "--dev", "/dev")
     for name in _KERNEL_SETTINGS:
         yield from ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}")
-    for device in sorted(Path("/dev").glob("nvidia*")):
+    for device in sorted(Path("/dev").glob("nvidia*")) if nodes is None else nodes:
         yield from ("--dev-bind-try", str(device), str(device))
     yield from ("--perms", "1777", "--size", str(shared_bytes), "--tmpfs", "/dev/shm", "--remount-ro", "/dev")
 

@@ -13,7 +13,7 @@ Pods have their own isolation; this is for runs without a cluster.
 from collections.abc import Sequence
 from pathlib import Path
 
-from sartor_agents.run.sandbox.bubblewrap import HOME_BYTES, kernel, model, namespaces, python, system
+from sartor_agents.run.sandbox.bubblewrap import HOME_BYTES, kernel, libraries, model, namespaces, python, system
 
 
 def confined(
@@ -24,10 +24,12 @@ def confined(
     home: Path,
     model_dir: Path | None = None,
     writable: Path | None = None,
+    nodes: Sequence[Path] | None = None,
 ) -> tuple[str, ...]:
     """`command` in the sandbox made by `program`, in `folder` (the checkout).
 
     `home` becomes an empty folder in memory. `writable` is a folder inside `folder` that may be written (a build's output).
+    `nodes` are those of NVIDIA's devices that it sees (None: all of the machine).
     """
     # A private /tmp comes first: what is bound may lie below the machine's.
     arguments = [
@@ -38,7 +40,8 @@ def confined(
         "--tmpfs",
         "/tmp",
         *python(),
-        *kernel(),
+        *libraries(),
+        *kernel(nodes=nodes),
     ]
     arguments += ["--ro-bind", "/sys", "/sys", "--tmpfs", "/sys/firmware"]
     if model_dir is not None:

@@ -88,7 +88,8 @@ class CommandSandbox:
     """Runs commands over one worktree. `scratch`, a folder of the caller on the same file system, holds logs and what comes
     out; it is never shown inside.
 
-    `readable` are folders shown read-only under a path inside. `tracing` allows a profiler to look into processes.
+    `readable` are folders shown read-only under a path inside. `tracing` allows a profiler to look into processes. `nodes`
+    are those of NVIDIA's devices that commands see (None: all of the machine).
     """
 
     worktree: Path
@@ -100,6 +101,7 @@ class CommandSandbox:
     ways: tuple[Way, ...] = ()
     tracing: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    nodes: tuple[Path, ...] | None = None
 
     def shown(self, path: str) -> str:
         """Where a command sees `path`, a path inside (`/skills/NAME`): as it is, but for pods."""
@@ -302,10 +304,21 @@ def _bubblewrap(sandbox: CommandSandbox, seccomp_descriptor: int) -> list[str]:
         "1000",
     ]
     arguments += bubblewrap.system(bubblewrap.SETTINGS)
-    arguments += ["--size", str(limits.temporary_bytes), "--tmpfs", "/tmp", *bubblewrap.python()]
-    arguments += bubblewrap.kernel(limits.shared_bytes)
-    for name in ("cpu", "node"):  # the processors' number and caches, which PyTorch and OpenMP look up
-        arguments += ["--ro-bind-try", f"/sys/devices/system/{name}", f"/sys/devices/system/{name}"]
+    arguments += [
+        "--size",
+        str(limits.temporary_bytes),
+        "--tmpfs",
+        "/tmp",
+        *bubblewrap.python(),
+        *bubblewrap.libraries(),
+    ]
+    arguments += bubblewrap.kernel(limits.shared_bytes, sandbox.nodes)
+    # The processors' number and caches, which PyTorch and OpenMP look up; for a device where it is on the bus.
+    shown = [Path("/sys/devices/system/cpu"), Path("/sys/devices/system/node")]
+    if sandbox.nodes:
+        shown += [Path("/sys/bus/pci"), Path("/sys/module/nvidia"), *sorted(Path("/sys/devices").glob("pci*"))]
+    for place in shown:
+        arguments += ["--ro-bind-try", str(place), str(place)]
     if sandbox.model_dir is not None:
         arguments += bubblewrap.model(sandbox.model_dir, Path("/model"))
     for place, folder in sandbox.readable.items():
