@@ -167,6 +167,16 @@ def test_a_row_takes_its_token_from_the_step_before(
     assert three.wait().chosen == [tokens[2] for tokens in plain]
 
 
+def test_what_a_step_sends_is_left_alone_while_the_next_one_is_laid_out(decoder: CudaDecoder) -> None:
+    """On a device it may not have left yet."""
+    decoder.launch([Segment(pages_of(0), 0, prompt(1, 5), 1, False)])
+    sent = decoder._batch._stages[0]
+    words, tables = sent.words.clone(), sent.tables.clone()
+    decoder.launch([Segment(pages_of(1), 0, prompt(2, 7), 1, False)])
+    assert torch.equal(sent.words, words) and torch.equal(sent.tables, tables)
+    assert not torch.equal(decoder._batch._stages[0].words, words)
+
+
 def test_behind_a_row_without_a_number_the_device_goes_on(model: Path) -> None:
     """The row is nobody's; it must not read beside the embeddings."""
 

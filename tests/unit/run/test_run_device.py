@@ -11,7 +11,7 @@ from fake_nvml import FakeNvml
 from run_fakes import LocalRun, run_spec
 
 from sartor_agents.measurement.accelerators import Nvml
-from sartor_agents.run import local
+from sartor_agents.run import arms
 from sartor_agents.run.device import Device
 from sartor_agents.run.device_share import Needs, shares
 from sartor_agents.run.layout import RunLayout
@@ -39,7 +39,7 @@ class Opened:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
     made = Opened()
-    monkeypatch.setattr(local, "open_accelerators", made)
+    monkeypatch.setattr(arms, "open_accelerators", made)
     return made
 
 

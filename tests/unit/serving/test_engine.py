@@ -639,6 +639,16 @@ def test_a_result_that_comes_after_its_sequence_has_gone_is_nobodys(dropped: boo
     assert run.engine.pool.free == run.engine.pool.total
 
 
+def test_the_time_of_steps_is_counted_once_though_they_overlap() -> None:
+    """A step begins when the device has ended the one before it, not when it was given to the device."""
+    run = Run(toy.stack(DECODER="cuda"))
+    now = iter(float(second) for second in range(1000))
+    run.engine = run.made.engine.Engine(run.decoder, run._deliver, run.stats, clock=lambda: next(now))
+    run.submit(run.sequence([10], max_tokens=6))
+    run.finish()
+    assert 0 < run.stats.step_seconds <= next(now)
+
+
 def test_an_engine_that_stops_waits_for_what_is_on_its_way() -> None:
     run = Run(toy.stack(DECODER="cuda"))
     run.submit(run.sequence([10], max_tokens=100))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sartor_agents.backends.protocol import HardwareFacts, ImplementContext, Usage
-from sartor_agents.measurement.accelerators import MissingAcceleratorError, open_accelerators
+from sartor_agents.measurement.accelerators import MissingAcceleratorError
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, JudgeRequest, JudgeResponse
 from sartor_agents.roles.messages import (
     ImplementRequest,
@@ -18,13 +18,14 @@ from sartor_agents.roles.messages import (
     ReviewRequest,
     ReviewResponse,
 )
-from sartor_agents.run import candidates
+from sartor_agents.run.arms import Arms
+from sartor_agents.run.candidates import CandidateError
 from sartor_agents.run.content import ContentError, snapshot
 from sartor_agents.run.contexts import plan_context
 from sartor_agents.run.deaths import memory_death, with_death
-from sartor_agents.run.device import HIDDEN, NOTHING
+from sartor_agents.run.device import HIDDEN
 from sartor_agents.run.driver import StepOutcome, failed
-from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
+from sartor_agents.run.engines import Engine
 from sartor_agents.run.guardrails import guarded
 from sartor_agents.run.hardware import fingerprint
 from sartor_agents.run.layout import RunLayout
@@ -42,9 +43,8 @@ from sartor_agents.run.requests import (
 )
 from sartor_agents.run.reviewing import review_request, wants_review, with_review
 from sartor_agents.run.role import Response, RoleError, role_command, run_role
-from sartor_agents.run.sandbox import sandbox_program
 from sartor_agents.run.seals import CANARY_FILE, KEY_COMMITMENT, Seals, seed_path
-from sartor_agents.run.servers import RunningServer, ServerError, free_port
+from sartor_agents.run.servers import RunningServer, ServerError
 from sartor_agents.run.storage import storage_errors, write_atomic
 from sartor_agents.run.tuning import tune
 from sartor_api.search import plans
@@ -87,7 +87,6 @@ class LocalSteps:
         self._layout = layout
         self._repository = repository
         self._model_dir = model_dir
-        self._engine = engine
         self._hardware = hardware
         self._skills_root = skills_root
         self._limits = limits
@@ -97,8 +96,14 @@ class LocalSteps:
         self._seals = Seals(layout.sealed)
         self._seals.check(repository.read_text(KEY_COMMITMENT))
         self._leaks = LeakWatch(layout, repository, self._seals)
-        self._baseline = BaselineServer(engine, layout.logs)
-        self._baseline_port = free_port()
+        self._arms = Arms(
+            layout,
+            repository,
+            model_dir=model_dir,
+            engine=engine,
+            candidate_bytes=limits.candidate_bytes,
+            place=placement,
+        )
         # Roles of different rounds may be at work side by side; what reads the repository's objects may not.
         self._reading = threading.Lock()
 
@@ -123,7 +128,7 @@ class LocalSteps:
             return work[begin.step](begin, run, progress, deadline)
         except RoleError as error:
             return failed(begin.step.value, error.reason, str(error), FailureClass.INFRASTRUCTURE)
-        except candidates.CandidateError as error:
+        except CandidateError as error:
             return failed(begin.step.value, error.reason, str(error), FailureClass.CANDIDATE)
         except MissingAcceleratorError as error:
             return failed(begin.step.value, "DeviceGone", str(error), FailureClass.INFRASTRUCTURE)
@@ -140,7 +145,7 @@ class LocalSteps:
         return str(target)
 
     def close(self) -> None:
-        self._baseline.stop()
+        self._arms.stop()
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -161,9 +166,9 @@ class LocalSteps:
             return self._role("evaluator", message, EvaluateResponse, begin, seconds, progress)
 
         result = tune(
-            self._engine,
-            self._baseline,
-            port=self._baseline_port,
+            self._arms.engine,
+            self._arms.baseline,
+            port=self._arms.port,
             seconds=deadline - time.monotonic(),
             request=request,
             ask=ask,
@@ -240,18 +245,18 @@ class LocalSteps:
     def _judge(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         baseline: RunningServer | None = None
         if self._placement is not None and self._placement.shares.judged_alone:
-            self._baseline.stop()  # the reference takes its place on the device
+            self._arms.stop()  # the reference takes its place on the device
         else:
             try:
-                baseline = self._ensure_baseline(run)
+                baseline = self._arms.ensure_baseline(run)
             except ServerError as error:
                 return failed("judge", f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
         behind = None if baseline is None else baseline.url
-        with self._candidate(*self._under_test(begin, run), begin, behind, deadline, progress) as server:
+        with self._candidate(begin, run, behind, deadline, progress) as server:
             seconds = deadline - time.monotonic()
             request = JudgeRequest(
                 candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
-                baseline=None if baseline is None else self._endpoint(baseline),
+                baseline=None if baseline is None else self._arms.endpoint(baseline),
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
                 seed=self._seals.seed(begin.id),
@@ -294,16 +299,16 @@ class LocalSteps:
     def _evaluate(self, begin: Begin, run: RunState, progress: Progress, deadline: float) -> StepOutcome:
         gate = begin.step.value
         try:
-            baseline = self._ensure_baseline(run)
+            baseline = self._arms.ensure_baseline(run)
         except ServerError as error:
             return failed(gate, f"Baseline{error.reason}", str(error), FailureClass.INFRASTRUCTURE)
-        with self._candidate(*self._under_test(begin, run), begin, baseline.url, deadline, progress) as server:
+        with self._candidate(begin, run, baseline.url, deadline, progress) as server:
             seconds = deadline - time.monotonic()
             seed = self._seals.seed(begin.id)
             folder = self._samples(begin)
             request = EvaluateRequest(
                 candidate=Endpoint(name="candidate", url=server.url, pid=server.process.pid),
-                baseline=self._endpoint(baseline),
+                baseline=self._arms.endpoint(baseline),
                 model_dir=self._model_dir,
                 scenario=scenario_spec(run.spec),
                 policy=measurement_policy(run.spec, begin.step, wall_clock=seconds - MARGIN_SECONDS),
@@ -343,52 +348,13 @@ class LocalSteps:
         return implementation.commit, implementation.content_hash
 
     def _candidate(
-        self,
-        commit: str,
-        content_hash: str,
-        begin: Begin,
-        baseline_url: str | None,
-        deadline: float,
-        progress: Progress,
+        self, begin: Begin, run: RunState, baseline_url: str | None, deadline: float, progress: Progress
     ) -> RunningServer:
-        """The candidate, built and ready, on the run's device if it has one. Raises `CandidateError`."""
-        place = self._placement
-        access = NOTHING if place is None else place.access
-        folder = candidates.checkout(self._repository, self._layout, commit, content_hash)
+        """The step's candidate, built and ready. Raises `CandidateError`."""
+        commit, content_hash = self._under_test(begin, run)
         log = self._log(begin, "candidate")
-        memory = self._limits.candidate_bytes
-        progress("building the candidate")
-        candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory, access=access)
-        confined = sandbox_program() is not None
-        progress(
-            "starting the candidate" if confined else "starting the candidate, not sandboxed: bwrap cannot be used"
-        )
-        spec = candidates.server_spec(
-            folder, self._model_dir, free_port(), baseline_url=baseline_url, memory_bytes=memory, access=access,
-            ready_seconds=candidates.READY_SECONDS if place is None else place.ready_seconds,
-        )  # fmt: skip
-        try:
-            server = RunningServer(spec, log)
-        except ServerError as error:
-            raise candidates.CandidateError(f"Candidate{error.reason}", str(error)) from error
-        try:
-            if place is not None:
-                place.check(server.process.pid, open_accelerators(only=place.device.uuid))
-        except BaseException:
-            server.stop()
-            raise
-        return server
-
-    def _ensure_baseline(self, run: RunState) -> RunningServer:
-        assert run.baseline is not None, "candidates are judged after the baseline was measured"
-        return self._baseline.ensure(chosen_setting(run.baseline), self._baseline_port)
-
-    def _endpoint(self, server: RunningServer) -> Endpoint:
-        return Endpoint(
-            name="baseline",
-            url=server.url,
-            pid=server.process.pid,
-            accepts_prediction=self._engine.accepts_prediction,
+        return self._arms.candidate(
+            commit, content_hash, log, baseline_url=baseline_url, deadline=deadline, progress=progress
         )
 
     def _role(
