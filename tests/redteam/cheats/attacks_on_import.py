@@ -16,7 +16,7 @@ def judge_in_this_process() -> None:
 
 def secrets_in_the_environment() -> None:
     known = {"PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "PWD"}
-    known |= {"HOSTNAME", "POD_IP", "TERMINATION_LOG", "VIRTUAL_ENV"}
+    known |= {"HOSTNAME", "POD_IP", "TERMINATION_LOG", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
     found = {name for name in os.environ if name not in known and not name.startswith(("PYTHON", "KUBERNETES_"))}
     if not found:
         raise LookupError("the environment holds nothing of interest")

@@ -228,7 +228,7 @@ def examples() -> list[Path]:
 def test_examples_are_good_and_listed(path: Path) -> None:
     resources = load_file(path)
     wanted = HardwareTarget if path.stem == "hardware" else ServingSynthesis
-    assert [type(resource) for resource in resources] in ([wanted], [AgentProfile, wanted])
+    assert [type(resource) for resource in resources] in ([wanted], [AgentProfile, wanted], [HardwareTarget, wanted])
     assert f"({path.relative_to(EXAMPLES)})" in (EXAMPLES / "README.md").read_text()
 
 
