@@ -130,7 +130,7 @@ class Scheduler:
             draft = _NO_DRAFT
             outputs = 1 if start + size >= len(tokens) else 0
             if spec.SPECULATION != "none":
-                if outputs and not ahead:
+                if outputs:  # whose newest token is not known yet has no drafter (`Flight.foreseeable`)
                     draft = self._draft(sequence, start + size, rows_left)
                 outputs += len(draft)
                 rows_left -= len(draft)
