@@ -23,6 +23,7 @@ from runner_support import RunnerProcess
 from scripted_kubelet import NODE_NAME
 
 from sartor_agents.cache import cache_folder
+from sartor_agents.checkpoints import SyntheticSource, resolve
 from sartor_devcluster import DevCluster
 
 AGENTS_NODE, ADDRESS = "agents-node", "10.240.7.1"
@@ -141,14 +142,16 @@ class Agents:
 
 
 def _environments() -> dict[str, dict[str, Any]]:
+    """Also makes the checkpoint that the pods are shown: on a new machine nobody else has."""
     cache = cache_folder()
+    checkpoint = resolve(SyntheticSource("chain", "llama", "tiny", 0, "bfloat16"))
     sources = [str(ROOT / part) for part in ("crds/src", "agents/src", "skills", "requirements")]
     codex = [str(place) for place in cache.glob("codex-*") if place.is_dir()]
     return {
         "agents": {
             "images": ["sartor-agent:*", "sartor-evaluator:*"],
             "python": sys.prefix,
-            "binds": [*sources, str(cache / "checkpoints"), *codex],
+            "binds": [*sources, str(checkpoint.parent), *codex],
             "environment": {"SARTOR_CACHE": str(cache), "OMP_NUM_THREADS": "1"},
         }
     }
