@@ -42,6 +42,7 @@ def test_a_check_that_hangs_is_ended_and_says_so(chain_model: Path) -> None:
     check = asyncio.run(timed(bench(chain_model), "relation", hangs(), 1))
     assert (check.name, check.reason, check.passed) == ("relation", Reason.CHECK_TIMED_OUT, False)
     assert LIMIT <= check.seconds < 10 * LIMIT
+    assert check.message == f"relation was not over after {LIMIT} s"
 
 
 def test_all_checks_together_have_a_limit(chain_model: Path) -> None:
@@ -56,6 +57,7 @@ def test_all_checks_together_have_a_limit(chain_model: Path) -> None:
 
     first, second = asyncio.run(twice())
     assert first.passed and second.reason is Reason.CHECK_TIMED_OUT
+    assert f"left of the {LIMIT} s" in second.message and "spec.budget.wallClock" in second.message
 
 
 def test_the_time_of_the_reference_is_not_the_servers(chain_model: Path) -> None:
