@@ -108,6 +108,8 @@ def test_a_driver_outside_the_system_s_folders_is_found_inside(
         looks = {"library": f"Path({folder!r}, 'libcuda.so.1').read_text()", "run": f"os.listdir({str(run.sealed)!r})"}
         found = seen(run.work / "checkout-mine", model, looks)
         assert found == {"library": "'driver'", "run": "FileNotFoundError"}
+        # Who sees no device needs no driver: what a user's variable names stays out of sight.
+        assert seen(run.work / "checkout-mine", model, looks, nodes=())["library"] == "FileNotFoundError"
         monkeypatch.delenv("LD_LIBRARY_PATH")
         assert seen(run.work / "checkout-mine", model, looks)["library"] == "FileNotFoundError"
 

@@ -67,11 +67,14 @@ def python() -> Iterable[str]:
             yield from ("--ro-bind", str(place), str(place))
 
 
-def libraries(environment: Mapping[str, str] = os.environ) -> Iterable[str]:
-    """Where a driver's libraries lie outside the system's folders, by the variables that name them.
+def libraries(nodes: Sequence[Path] | None, environment: Mapping[str, str] = os.environ) -> Iterable[str]:
+    """Where a driver's libraries lie outside the system's folders, by the variables that name them; nothing for who sees no
+    device (`nodes` as in `kernel`).
 
     A folder without any is not shown: it may be one that holds everything else.
     """
+    if nodes is not None and not nodes:
+        return
     named = [Path(name) for name in environment.get("LD_LIBRARY_PATH", "").split(":") if name.startswith("/")]
     found = [place for place in named if next(place.glob("*.so*"), None) is not None]
     toolkit = Path(environment.get("CUDA_HOME", "/usr"))

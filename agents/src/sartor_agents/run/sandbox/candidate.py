@@ -40,7 +40,7 @@ def confined(
         "--tmpfs",
         "/tmp",
         *python(),
-        *libraries(),
+        *libraries(nodes),
         *kernel(nodes=nodes),
     ]
     arguments += ["--ro-bind", "/sys", "/sys", "--tmpfs", "/sys/firmware"]

@@ -310,7 +310,7 @@ def _bubblewrap(sandbox: CommandSandbox, seccomp_descriptor: int) -> list[str]:
         "--tmpfs",
         "/tmp",
         *bubblewrap.python(),
-        *bubblewrap.libraries(),
+        *bubblewrap.libraries(sandbox.nodes),
     ]
     arguments += bubblewrap.kernel(limits.shared_bytes, sandbox.nodes)
     # The processors' number and caches, which PyTorch and OpenMP look up; for a device where it is on the bus.
