@@ -1,4 +1,9 @@
-"""The runner without its API server: a cluster of these tests' own, whose parts are stopped."""
+"""The runner without its API server: a cluster of these tests' own, whose parts are stopped.
+
+The scheduler and the controllers ask a server that was away again after up to a minute (client-go's reflectors: 0.8 s,
+doubled to 30 s, with as much again at random). What waits for them therefore comes before the first test that stops the
+server, and the pods that come after it name their node.
+"""
 
 import json
 import time
@@ -22,6 +27,25 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[DevCluster, 
             yield cluster, runner.start()
         finally:
             runner.close()
+
+
+def test_a_deleted_node_is_registered_again(own: tuple[DevCluster, RunnerProcess]) -> None:
+    cluster, runner = own
+    cluster.kubectl("delete", "node", NAME, check=True)
+    time.sleep(0.5)
+
+    def ready() -> bool:
+        path = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+        return cluster.kubectl("get", "node", NAME, "-o", path).stdout == "True"
+
+    wait_for("the node", ready, 30)
+    wait_for("its range", lambda: pod_range(cluster), 30)
+    time.sleep(5)  # the runner reads it as soon as it is there
+    pods = Pods(cluster, runner)
+    pods.create("after", ["sleep", "600"])
+    address = pods.ready("after")["status"]["podIP"]
+    pods.remove()
+    assert ip_address(address) in ip_network(pod_range(cluster)), "the old range may be another node's now"
 
 
 def test_pods_live_restart_and_are_probed_while_the_server_is_away(own: tuple[DevCluster, RunnerProcess]) -> None:
@@ -56,7 +80,7 @@ def test_a_watch_that_broke_off_misses_nothing(own: tuple[DevCluster, RunnerProc
     cluster, runner = own
     for number in range(3):
         cluster.restart("kube-apiserver", kill=True)
-        manifest = pod_manifest(f"after-{number}", ["sleep", "600"], node=NAME)
+        manifest = pod_manifest(f"after-{number}", ["sleep", "600"], node=NAME, nodeName=NAME)
 
         def applied(manifest: dict[str, object] = manifest) -> bool:
             return cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest)).returncode == 0
@@ -67,25 +91,6 @@ def test_a_watch_that_broke_off_misses_nothing(own: tuple[DevCluster, RunnerProc
         pods.ready(f"after-{number}", 40)
     cluster.kubectl("delete", "pods", "--all", "--grace-period=1", check=True, timeout=60)
     wait_for("their end", lambda: not runner.running(), 30)
-
-
-def test_a_deleted_node_is_registered_again(own: tuple[DevCluster, RunnerProcess]) -> None:
-    cluster, runner = own
-    cluster.kubectl("delete", "node", NAME, check=True)
-    time.sleep(0.5)
-
-    def ready() -> bool:
-        path = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
-        return cluster.kubectl("get", "node", NAME, "-o", path).stdout == "True"
-
-    wait_for("the node", ready, 30)
-    wait_for("its range", lambda: pod_range(cluster), 30)
-    time.sleep(5)  # the runner reads it as soon as it is there
-    pods = Pods(cluster, runner)
-    pods.create("after", ["sleep", "600"])
-    address = pods.ready("after")["status"]["podIP"]
-    pods.remove()
-    assert ip_address(address) in ip_network(pod_range(cluster)), "the old range may be another node's now"
 
 
 def pod_range(cluster: DevCluster) -> str:
