@@ -162,7 +162,13 @@ class Pods:
             conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", ())}
             return pod if conditions.get("Ready") == "True" else None
 
-        return wait_for(f"{name} ready", check, seconds)
+        try:
+            return wait_for(f"{name} ready", check, seconds)
+        except AssertionError as error:
+            pod = self.get(name)
+            error.add_note(f"on {pod.get('spec', {}).get('nodeName', 'no node')}: {json.dumps(pod.get('status'))}")
+            error.add_note(f"the runner:\n{self.runner.log.read_text(encoding='utf-8')[-3000:]}")
+            raise
 
     def folder(self, name: str, attempt: int = 0) -> Path:
         directory = PodDirectory(self.runner.state, self.get(name)["metadata"]["uid"])

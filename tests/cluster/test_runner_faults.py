@@ -6,6 +6,8 @@ server, and the pods that come after it name their node.
 """
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
@@ -79,13 +81,17 @@ def test_pods_live_restart_and_are_probed_while_the_server_is_away(own: tuple[De
 def test_a_watch_that_broke_off_misses_nothing(own: tuple[DevCluster, RunnerProcess]) -> None:
     cluster, runner = own
     for number in range(3):
-        cluster.restart("kube-apiserver", kill=True)
         manifest = pod_manifest(f"after-{number}", ["sleep", "600"], node=NAME, nodeName=NAME)
 
         def applied(manifest: dict[str, object] = manifest) -> bool:
             return cluster.kubectl("apply", "-f", "-", input=json.dumps(manifest)).returncode == 0
 
-        wait_for("the server takes a pod", applied, 30)
+        os.kill(runner.pid, signal.SIGSTOP)  # it cannot ask again before the pod is there
+        try:
+            cluster.restart("kube-apiserver", kill=True)
+            wait_for("the server takes a pod", applied, 30)
+        finally:
+            os.kill(runner.pid, signal.SIGCONT)
     pods = Pods(cluster, runner)
     for number in range(3):
         pods.ready(f"after-{number}", 40)
