@@ -78,7 +78,7 @@ bench: setup  ## every figure that the project claims, into benchmarks/results/
 # A bare machine: whatever Python has PyTorch there, no network, nothing of the lock.
 GPU_PYTHON ?= python3
 bench-gpu:  ## prove and time the CUDA path where there is a GPU: ARGS="--minutes 25"; goes on where the last run ended
-	PYTHONPATH=skills/src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+	PYTHONPATH=skills/src:agents/src:crds/src$${PYTHONPATH:+:$$PYTHONPATH} $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 lint: setup  ## ruff, pyright, import contracts, generated files
 	.venv/bin/ruff check .

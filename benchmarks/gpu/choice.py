@@ -1,7 +1,7 @@
 """Which kernels a stack gets, from what was measured: Triton's or PyTorch's for each, and the block of attention.
 
-The faster one is taken, summed over the shapes that were timed. A Triton kernel below 80 % of what bounds it stays only
-where PyTorch's is slower still; its row says that the bar was not met.
+The faster one is taken, summed over the shapes that were timed, and never one that differs from its reference. A Triton
+kernel below 80 % of what bounds it stays only where PyTorch's is slower still; its row says that the bar was not met.
 """
 
 import json
@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 ENOUGH = 0.8
+MOST_ROUNDINGS, MOST_ROWS = 16.0, 1.0
+"""What a right kernel may differ by: roundings of the format at the largest number; where it gives tokens, rows in which
+rounding has decided between two of them."""
+TOKENS = ("choose", "draw_greedy", "draw_top_p")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,29 @@ class Timed:
     error: float
     seconds: Mapping[str, float]
     shares: Mapping[str, tuple[float, ...]]
+
+    @property
+    def unit(self) -> str:
+        """Of `error`."""
+        return "rows" if self.kernel in TOKENS else "roundings"
+
+    @property
+    def right(self) -> bool:
+        return _right(self.kernel, self.error)
+
+
+def _right(kernel: str, error: float) -> bool:
+    return error <= (MOST_ROWS if kernel in TOKENS else MOST_ROUNDINGS)  # of what is no number neither
+
+
+def unusable(kernels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Kernels that are wrong at some shape and that PyTorch has no other for, with what they differ by."""
+    return [
+        f"{one['kernel']} ({one['rows']} rows, context {one['context']}, {one['drafts']} drafts, block of "
+        f"{one['block_tokens']}) by {one['error']:.3g}"
+        for one in kernels
+        if not _right(one["kernel"], one["error"]) and "torch" not in one["seconds"]
+    ]
 
 
 def timed(kernels: Sequence[Mapping[str, Any]], device: Mapping[str, Any]) -> list[Timed]:
@@ -62,8 +89,9 @@ def chosen(found: Sequence[Timed]) -> dict[str, Literal["triton", "torch"]]:
             times = sums.setdefault(one.kernel, {})
             for name, seconds in one.seconds.items():
                 times[name] = times.get(name, 0.0) + seconds
+    wrong = {one.kernel for one in found if not one.right}
     return {
-        kernel: "torch" if times.get("torch", float("inf")) < times["triton"] else "triton"
+        kernel: "torch" if "torch" in times and (kernel in wrong or times["torch"] < times["triton"]) else "triton"
         for kernel, times in sums.items()
     }
 

@@ -17,13 +17,17 @@ from benchmarks.gpu.models import Model
 from benchmarks.gpu.plan import CannotRunError
 from benchmarks.gpu.remote import Opened
 from benchmarks.support.arms import Envelope, Ground
+from benchmarks.support.record import ROOT
 from sartor_agents.baselines.environment import VllmEnvironment
 from sartor_agents.baselines.find import OnDevice, device_engine
 from sartor_agents.baselines.find import inherited as devices_here
 from sartor_agents.baselines.grid import cuda_grid
 from sartor_agents.judge.reference_check import Checker
+from sartor_agents.run.candidates import ready_seconds
+from sartor_agents.run.device import AS_IT_IS, Access
 from sartor_agents.run.device_share import Needs, Shares, TooSmallError, shares, vllm_arguments
 from sartor_agents.run.engines import Engine, Setting
+from sartor_agents.run.sandbox import sandbox_program
 from sartor_skills.catalog import Scalar
 
 JUDGED = {"cuda": 12, "cpu": 4}
@@ -68,9 +72,21 @@ def ground(
     always: Mapping[str, Mapping[str, Scalar]] = {"cuda-decoder": {"DEVICE": device.type}}
     made = Ground(
         "cuda", model_dir, baseline.engine, always, opened, found is not None and found.judged_alone, JUDGING_SECONDS,
-        JUDGED[device.type], None if found is None else found.cache, opened.release,
+        JUDGED[device.type], None if found is None else found.cache, stack_access(home.parent),
+        ready_seconds(model.weight_bytes), opened.release,
     )  # fmt: skip
     return made, baseline
+
+
+def stack_access(folder: Path) -> Access:
+    """What a stack finds besides its own: packages that were brought to this machine and not installed, and kernels that
+    another stack has compiled. A sandbox shows neither; there a stack has what is installed, and compiles for itself."""
+    if sandbox_program() is not None:
+        return AS_IT_IS
+    brought = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    ours = [path for path in brought if not Path(path).resolve().is_relative_to(ROOT)]  # a stack imports nothing of it
+    found = {"PYTHONPATH": os.pathsep.join(ours)} if ours else {}
+    return Access(None, {**found, "TRITON_CACHE_DIR": str(folder.parent / "triton")})
 
 
 def open_reference(model_dir: Path, *, device: str) -> Checker:

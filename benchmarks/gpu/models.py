@@ -105,7 +105,8 @@ def folder_with_room(wanted: int, places: Sequence[Path], held: Sequence[str] = 
             return place
         tried.append(f"{place}: {max(0, free) / 2**30:.0f} GiB")
     raise NoRoomError(
-        f"a checkpoint of {wanted / 2**30:.0f} GiB fits nowhere ({'; '.join(tried)}); give --models FOLDER"
+        f"a checkpoint of {wanted / 2**30:.0f} GiB fits nowhere ({'; '.join(tried)}); give --models FOLDER; "
+        "where the host has the memory, one that lies in it: mount -t tmpfs -o size=100g tmpfs FOLDER"
     )
 
 

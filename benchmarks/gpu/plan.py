@@ -25,13 +25,14 @@ STEPS = (
     Step("device", 60),
     Step("kernels-8b", 150, ("device",)),
     Step("checkpoint-1b", 60, ("device",)),
-    Step("gate-1b", 240, ("checkpoint-1b",)),
+    Step("gate_edit-1b", 120, ("checkpoint-1b",)),
+    Step("gate_chat-1b", 120, ("checkpoint-1b",)),
     Step("checkpoint-32b", 240, ("device",)),
     Step("decode-32b", 120, ("checkpoint-32b",)),
-    Step("edit-32b", 600, ("gate-1b", "checkpoint-32b")),
+    Step("edit-32b", 600, ("gate_edit-1b", "checkpoint-32b")),
     Step("checkpoint-8b", 90, ("device",)),
     Step("decode-8b", 60, ("checkpoint-8b",)),
-    Step("chat-8b", 480, ("gate-1b", "checkpoint-8b")),
+    Step("chat-8b", 480, ("gate_chat-1b", "checkpoint-8b")),
     Step("ngram-32b", 600, ("edit-32b",)),
     Step("kernels-32b", 150, ("device",)),
 )
@@ -42,9 +43,10 @@ DRY_STEPS = (
     Step("checkpoint-tiny", 120, ("device",)),
     Step("kernels-tiny", 400, ("device",)),
     Step("decode-tiny", 120, ("checkpoint-tiny",)),
-    Step("gate-tiny", 400, ("checkpoint-tiny",)),
-    Step("edit-tiny", 400, ("gate-tiny",)),
-    Step("chat-tiny", 400, ("gate-tiny",)),
+    Step("gate_edit-tiny", 200, ("checkpoint-tiny",)),
+    Step("gate_chat-tiny", 200, ("checkpoint-tiny",)),
+    Step("edit-tiny", 400, ("gate_edit-tiny",)),
+    Step("chat-tiny", 400, ("gate_chat-tiny",)),
 )
 """The same path on a processor, with a tiny checkpoint: what it gives says nothing about any device."""
 

@@ -39,7 +39,7 @@ def _served(done: Results) -> list[Row]:
     return [
         Row(**row)
         for name, result in done.items()
-        if name.partition("-")[0] in ("gate", "edit", "ngram", "chat")
+        if name.partition("-")[0] in ("gate_edit", "gate_chat", "edit", "ngram", "chat")
         for row in result.get("rows", ())
     ]
 
@@ -65,7 +65,8 @@ def _kernels(done: Results) -> list[Row]:
             note = (
                 f"{how}'s kernel is kept ({others}); context {one.context}, drafts {one.drafts}"
                 + (f", block of {one.block_tokens}" if one.kernel == "attend" else "")
-                + f"; Triton's differs from its reference by {one.error:.1f} roundings"
+                + f"; Triton's differs from its reference by {one.error:.1f} {one.unit}"
+                + ("" if one.right else ": it is wrong and not used")
             )
             bar = f"cuda/kernel/{one.kernel.replace('_', '-')}/{size}/rows{one.rows}/of-bound"
             found.append(median_row(bar, "ratio", "higher", one.shares[how], ENOUGH, note))
@@ -103,7 +104,7 @@ def roofline_table(results: Results) -> str:
         "",
         "A share is that of the kernel's bound: its bytes over the bandwidth for reading, or a launch where that is longer.",
         "",
-        "| kernel | shapes | rows | context | block | Triton, µs | share | PyTorch, µs | share | kept | error, roundings |",
+        "| kernel | shapes | rows | context | block | Triton, µs | share | PyTorch, µs | share | kept | error |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for size, kernels in _timed(done).items():
@@ -114,7 +115,7 @@ def roofline_table(results: Results) -> str:
                 seconds = one.seconds.get(how)
                 cells.append("– | –" if seconds is None else f"{1e6 * seconds:.1f} | {max(one.shares[how]):.2f}")
             left = one.kernel == "attend" and one.block_tokens != best
-            cells.append(f"{'' if left else kept[one.kernel]} | {one.error:.1f}")
+            cells.append(f"{'' if left else kept[one.kernel]} | {one.error:.1f} {one.unit}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

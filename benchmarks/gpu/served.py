@@ -4,6 +4,7 @@ served over HTTP, judged before anything is timed, and compared by the evaluator
 A step measures one workload against one baseline and gives rows. What was sent and received lies below its folder.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.plan import CannotRunError
 from benchmarks.support.arms import Envelope, Workbench, ratio_row
 from benchmarks.support.record import Row
-from sartor_agents.measurement.messages import ChatParameters, ChatScenario, EvaluateResponse
+from sartor_agents.measurement.messages import ChatParameters, ChatScenario, EvaluateResponse, ScenarioSpec
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.run.engines import Setting
 from sartor_skills.catalog import Scalar
@@ -37,7 +38,7 @@ class Load:
     """How much is sent. `pairs` are the windows of each arm, the fewest and the most."""
 
     file_tokens: int = 256
-    rates: tuple[int, ...] = (0, 90, 95)
+    rates: tuple[int, ...] = (0, 95)
     edit_len: int = 2048
     concurrencies: tuple[int, ...] = (1, 64, 128)
     prompt_tokens: int = 512
@@ -74,7 +75,8 @@ class Site:
     def load(self) -> Load:
         return LOADS[self.device.type]
 
-    def policy(self, **overrides: Any) -> MeasurementPolicy:
+    def policy(self, share: float = 1.0, **overrides: Any) -> MeasurementPolicy:
+        """For a measurement that begins now and may take this share of the time left."""
         fewest, most = self.load.pairs
         calm: dict[str, Any] = {}
         if self.device.type == "cpu":  # a dry run proves the path on any machine, however busy
@@ -84,7 +86,7 @@ class Site:
             }  # fmt: skip
         values: dict[str, Any] = {
             "replicates_min": fewest, "replicates_max": most, "warmup_requests": 1, "verify_outputs": 4,
-            "window_seconds": self.load.window, "wall_clock": max(1.0, self.until - self.clock()), **calm,
+            "window_seconds": self.load.window, "wall_clock": max(1.0, share * (self.until - self.clock())), **calm,
         }  # fmt: skip
         return MeasurementPolicy.thorough(**{**values, **overrides})
 
@@ -110,36 +112,24 @@ class Site:
         return found
 
 
-def judged(site: Site) -> dict[str, Any]:
-    """Both workloads' stacks before the judge, and nothing timed: the checks of each, and rows that say that all passed."""
-    rows: list[Row] = []
-    checks: dict[str, list[dict[str, Any]]] = {}
+def judged(site: Site, scenario: str) -> dict[str, Any]:
+    """One workload's stack before the judge, and nothing timed: its checks, and a row that says that all passed."""
     load = site.load
-    for scenario, spec, envelope, recipes in (
-        ("code-edit", edits.scenario(load.file_tokens, rates=load.rates), _edit_envelope(load),
-         site.recipes(predicted_outputs={})),
-        ("chat", _chat(load, load.concurrencies[-1]), _chat_envelope(load), site.recipes()),
-    ):  # fmt: skip
-        work, _ = site.workbench(scenario, envelope)
-        with work.stack(scenario, recipes) as stack:
-            response = work.judged(stack, None, spec)
-        checks[scenario] = [check.model_dump(mode="json") for check in response.checks]
-        failed = float(sum(not check.passed for check in response.checks))
-        note = f"of {len(response.checks)} checks of the judge over HTTP; {response.ties} ties in {response.samples} answers"
-        rows.append(
-            Row(
-                f"cuda/gate/{site.size}/{scenario}/failed-checks",
-                "checks",
-                "lower",
-                0.0,
-                failed,
-                failed,
-                failed,
-                1,
-                note,
-            )
-        )
-    return {"checks": checks, "rows": [asdict(row) for row in rows]}
+    if scenario == "code-edit":
+        spec: ScenarioSpec = edits.scenario(load.file_tokens, rates=load.rates)
+        envelope, recipes = _edit_envelope(load), site.recipes(predicted_outputs={})
+    else:
+        spec, envelope, recipes = _chat(load, load.concurrencies[-1]), _chat_envelope(load), site.recipes()
+    work, _ = site.workbench(scenario, envelope)
+    with work.stack(scenario, recipes) as stack:
+        response = work.judged(stack, None, spec)
+    failed = float(sum(not check.passed for check in response.checks))
+    note = (
+        f"of {len(response.checks)} checks of the judge over HTTP; {response.ties} ties in {response.samples} answers"
+    )
+    bar = f"cuda/gate/{site.size}/{scenario}/failed-checks"
+    row = Row(bar, "checks", "lower", 0.0, failed, failed, failed, 1, note)
+    return {"checks": [check.model_dump(mode="json") for check in response.checks], "rows": [asdict(row)]}
 
 
 def edit(site: Site, *, drafted: bool = False) -> dict[str, Any]:
@@ -155,7 +145,7 @@ def edit(site: Site, *, drafted: bool = False) -> dict[str, Any]:
         setting, listed = work.tune(baseline.drafted, {"match95": only}, once, edits.at_95)["match95"]
     with work.stack("code-edit", site.recipes(predicted_outputs={})) as stack:
         scenario = edits.scenario(load.file_tokens, rates=load.rates)
-        response = work.against(stack, setting, scenario, site.policy())
+        response = work.against(stack, setting, scenario, site.policy)
     against = f"{baseline.engine.name}-ngram" if drafted else baseline.engine.name
     targets = (NGRAM_TARGETS if drafted else EDIT_TARGETS) if baseline.engine.name == "vllm" else {}
     note = _note(baseline, setting, listed, response)
@@ -177,8 +167,8 @@ def chat(site: Site) -> dict[str, Any]:
     setting = baseline.plain[0]
     with work.stack("chat", site.recipes()) as stack:
         for place, concurrency in enumerate(concurrencies):
-            left = (site.until - site.clock()) / (len(concurrencies) - place)
-            response = work.against(stack, setting, _chat(load, concurrency), site.policy(wall_clock=max(1.0, left)))
+            policy = functools.partial(site.policy, share=1 / (len(concurrencies) - place))
+            response = work.against(stack, setting, _chat(load, concurrency), policy)
             responses.append(response)
             widest = WIDEST_TARGET if concurrency == load.concurrencies[-1] else None
             target = CHAT_TARGETS.get(concurrency, widest) if vllm else None

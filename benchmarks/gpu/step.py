@@ -20,6 +20,8 @@ from benchmarks.gpu.models import MODELS, checkpoint, folder_with_room
 from benchmarks.gpu.plan import CannotRunError
 from benchmarks.support.record import ROOT
 
+ENDING_SECONDS = 30.0
+"""Kept back of a step's time: ending the servers, and what was imported before the step began to count."""
 KERNEL_CASES = {
     "cuda": (
         {"rows": 64, "context": 2048, "drafts": 0, "splits": 1},
@@ -56,7 +58,11 @@ class Job:
         making = context.Process(target=self.model_dir)
         making.start()
         making.join()
-        return Site(self.folder, self.device, self.size, self.model_dir(), begun + self.seconds)
+        if making.exitcode:
+            raise CannotRunError(
+                f"the checkpoint could not be made (exit code {making.exitcode}); the lines above say why"
+            )
+        return Site(self.folder, self.device, self.size, self.model_dir(), begun + self.seconds - ENDING_SECONDS)
 
 
 def device_step(job: Job) -> dict[str, Any]:
@@ -72,9 +78,13 @@ def device_step(job: Job) -> dict[str, Any]:
 
 
 def kernels_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.choice import unusable
     from benchmarks.gpu.roofline import compare
 
-    return {"kernels": compare(MODELS[job.size], job.device, KERNEL_CASES[job.device.type])}
+    found = compare(MODELS[job.size], job.device, KERNEL_CASES[job.device.type])
+    if lost := unusable(found):
+        raise CannotRunError(f"these kernels differ from their references, and PyTorch has none: {'; '.join(lost)}")
+    return {"kernels": found}
 
 
 def checkpoint_step(job: Job) -> dict[str, Any]:
@@ -89,10 +99,16 @@ def decode_step(job: Job) -> dict[str, Any]:
     return {**decode(job.model_dir(), job.device), "step_bytes": MODELS[job.size].step_bytes}
 
 
-def gate_step(job: Job) -> dict[str, Any]:
+def gate_edit_step(job: Job) -> dict[str, Any]:
     from benchmarks.gpu.served import judged
 
-    return judged(job.site())
+    return judged(job.site(), "code-edit")
+
+
+def gate_chat_step(job: Job) -> dict[str, Any]:
+    from benchmarks.gpu.served import judged
+
+    return judged(job.site(), "chat")
 
 
 def edit_step(job: Job) -> dict[str, Any]:
@@ -115,7 +131,7 @@ def chat_step(job: Job) -> dict[str, Any]:
 
 STEPS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "device": device_step, "kernels": kernels_step, "checkpoint": checkpoint_step, "decode": decode_step,
-    "gate": gate_step, "edit": edit_step, "ngram": ngram_step, "chat": chat_step,
+    "gate_edit": gate_edit_step, "gate_chat": gate_chat_step, "edit": edit_step, "ngram": ngram_step, "chat": chat_step,
 }  # fmt: skip
 
 

@@ -33,7 +33,8 @@ from sartor_agents.measurement.messages import (
 )
 from sartor_agents.measurement.policy import MeasurementPolicy
 from sartor_agents.roles.judge import open_reference
-from sartor_agents.run.candidates import build, server_spec
+from sartor_agents.run.candidates import READY_SECONDS, build, server_spec
+from sartor_agents.run.device import AS_IT_IS, Access
 from sartor_agents.run.engines import Engine, Setting
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 from sartor_api.search.records import Speedup
@@ -83,6 +84,9 @@ class Ground:
     judged: int = JUDGED
     cache_bytes: int | None = None
     """What a stack's keys and values may take, where the baseline is on the same device."""
+    access: Access = AS_IT_IS
+    """What a stack is shown and told besides."""
+    ready_seconds: float = READY_SECONDS
     release: Callable[[], None] = lambda: None
     """Ends what the reference holds of the device, after the judging and after the answers of windows were checked."""
 
@@ -129,7 +133,10 @@ class Workbench:
     @contextmanager
     def stack(self, scenario: str, recipes: Mapping[str, Mapping[str, Scalar]]) -> Generator[RunningServer]:
         folder = self.compose(scenario, recipes)
-        spec = server_spec(folder, self.model_dir, free_port(), baseline_url=None, memory_bytes=None)
+        spec = server_spec(
+            folder, self.model_dir, free_port(), baseline_url=None, memory_bytes=None, access=self.ground.access,
+            ready_seconds=self.ground.ready_seconds,
+        )  # fmt: skip
         with RunningServer(spec, folder / "serve.log") as running:
             yield running
 
@@ -156,7 +163,7 @@ class Workbench:
                 self.ground.cache_bytes,
             )
             compose(selection, target, known, folder / "stack")
-            build(folder, folder / "build.log", timeout=600, memory_bytes=None)
+            build(folder, folder / "build.log", timeout=600, memory_bytes=None, access=self.ground.access)
         return folder
 
     # --- measuring --------------------------------------------------------------------------------------------------
@@ -184,15 +191,20 @@ class Workbench:
         return self._measured(candidate, baseline, scenario, policy)
 
     def against(
-        self, candidate: RunningServer, setting: Setting, scenario: ScenarioSpec, policy: MeasurementPolicy
+        self,
+        candidate: RunningServer,
+        setting: Setting,
+        scenario: ScenarioSpec,
+        policy: Callable[[], MeasurementPolicy],
     ) -> EvaluateResponse:
-        """`paired` with the baseline started for it, after the judging where the ground has no room for all at once."""
-        if not self.ground.judged_alone:
-            with self.baseline(setting) as baseline:
-                return self.paired(candidate, baseline, scenario, policy)
-        self.judged(candidate, None, scenario)
+        """`paired` with the baseline started for it, after the judging where the ground has no room for all at once.
+        `policy` is asked when the measurement begins: judging and loading take of its time."""
+        if self.ground.judged_alone:
+            self.judged(candidate, None, scenario)
         with self.baseline(setting) as baseline:
-            return self._measured(candidate, baseline, scenario, policy)
+            if not self.ground.judged_alone:
+                self.judged(candidate, baseline, scenario)
+            return self._measured(candidate, baseline, scenario, policy())
 
     def _measured(
         self, candidate: RunningServer, baseline: RunningServer, scenario: ScenarioSpec, policy: MeasurementPolicy

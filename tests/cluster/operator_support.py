@@ -7,9 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
+
+from sartor_agents.run.servers import free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "operator"))
 
@@ -156,18 +156,6 @@ def repository() -> Iterator[str]:
 
 
 # --- the operator -------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """A port that no outgoing connection is given by the system in the meantime (those begin at 32768)."""
-    for port in random.Random(time.monotonic_ns()).sample(range(15_000, 32_000), 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("100 ports tried, all taken")
 
 
 class OperatorProcess:

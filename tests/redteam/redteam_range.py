@@ -23,7 +23,7 @@ from sartor_agents.judge.verify import verifier
 from sartor_agents.measurement.evaluation import evaluate
 from sartor_agents.measurement.messages import EvaluateRequest, JudgeRequest
 from sartor_agents.roles.judge import open_reference
-from sartor_agents.run import candidates
+from sartor_agents.run import checkouts
 from sartor_agents.run.engines import Engine
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.local import Limits, LocalSteps
@@ -155,7 +155,7 @@ class Range:
 
     def _compile_once(self, commit: str, content_hash: str) -> None:
         """Put what an earlier candidate compiled where this one would: their decoders are the same, which takes its time."""
-        build = candidates.checkout(self._repository, self._layout, commit, content_hash) / "stack" / "build"
+        build = checkouts.checkout(self._repository, self._layout, commit, content_hash) / "stack" / "build"
         for library in self._layout.work.glob("checkout-*/stack/build/decoder-*.so"):
             build.mkdir(exist_ok=True)
             if not (build / library.name).exists():

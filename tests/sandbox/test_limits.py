@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -183,3 +184,24 @@ def test_open_files(sandbox: CommandSandbox) -> None:
     script = "import os\nprint('made', len([os.open('/dev/null', 0) for _ in range(200)]))"
     assert "Too many open files" in run(sandbox, script, files=100).output
     assert made(run(sandbox, script, files=300)) == 200
+
+
+def test_the_weights_of_a_model_that_is_shown_may_be_mapped_beside_what_a_command_has(
+    sandbox: CommandSandbox, tmp_path: Path
+) -> None:
+    """PyTorch maps them so that they count as the process's own data; a model is larger than any command's limit."""
+    model = tmp_path / "model"
+    model.mkdir()
+    with (model / "model.safetensors").open("wb") as file:
+        file.truncate(600 * MIB)
+    shown = replace(sandbox, model_dir=model)
+    script = """
+import mmap
+with open("/model/model.safetensors", "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+print("mapped", len(mapped) >> 20)
+own = bytearray(500 << 20)
+"""
+    with without_groups():
+        result = run(shown, script, memory_bytes=400 * MIB)
+    assert "mapped 600" in result.output and "MemoryError" in result.output, result.output

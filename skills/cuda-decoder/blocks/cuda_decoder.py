@@ -63,6 +63,8 @@ class CudaDecoder:
         self._name, self.pages, processors = "the CPU", kv_pages, 1
         if self._device.type == "cuda":
             self._name = require_device()
+            # cuDNN, which PyTorch 2.11 prefers on Hopper, makes a plan for every length of a prompt: up to half a second.
+            torch.backends.cuda.enable_cudnn_sdp(False)
             self.pages = cache_pages(kv_pages, weight_bytes())
             processors = torch.cuda.get_device_properties(self._device).multi_processor_count
         self._operations = operations or kernels_on(self._device)
@@ -206,7 +208,7 @@ class CudaDecoder:
     def _size(self, rows: int, sequences: int) -> Size:
         """The step that a bucket has for so many sequences."""
         few = sequences <= FEW
-        most = min(FEW if few else spec.MAX_SEQUENCES, rows)
+        most = min(FEW if few else rows, spec.MAX_SEQUENCES, rows)
         return Size(rows, self._batch.tiles_of(rows, most), self._splits[0 if few else 1], most)
 
     def _bucket_step(self, size: Size) -> Step:

@@ -74,6 +74,8 @@ def step_bytes() -> int:
     outputs = min(spec.STEP_TOKENS, spec.MAX_SEQUENCES * (1 + spec.DRAFT_WIDTH))
     outputs += 2 * sum(buckets())  # every recorded step keeps its own
     gathered = 2 * spec.MAX_MODEL_LEN * spec.KV_HEADS * spec.HEAD_DIM * size
+    if spec.WEIGHTS == "fp8":  # the largest matrix made bfloat16 again, for recorded steps and for others
+        gathered += 2 * size * 2 * spec.INTERMEDIATE_SIZE * spec.HIDDEN_SIZE
     return spec.STEP_TOKENS * row + outputs * spec.VOCAB_SIZE * 8 + gathered
 
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 LARGEST = 448.0
 NARROW = 64
 """Up to so many rows the kernel reads the 8 bits once; for more they are made bfloat16 again and multiplied as ever."""
+SLICE = 4096
+"""Rows of a matrix that are float32 at a time while it is made bfloat16 again."""
 
 
 class Quantised(NamedTuple):
@@ -33,8 +35,12 @@ def quantise(weight: Tensor) -> Quantised:
 
 
 def restore(weight: Quantised, dtype: torch.dtype) -> Tensor:
-    """[N, K] in `dtype`."""
-    return (weight.data.float() * weight.scales[:, None]).to(dtype)
+    """[N, K] in `dtype`. In slices: whole, the float32 numbers of a matrix would take eight times its 8 bits."""
+    made = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
+    for begin in range(0, len(made), SLICE):
+        end = begin + SLICE
+        made[begin:end] = weight.data[begin:end].float() * weight.scales[begin:end, None]
+    return made
 
 
 def linear(kernels: Any, x: Tensor, weight: Quantised, bias: Tensor | None = None) -> Tensor:

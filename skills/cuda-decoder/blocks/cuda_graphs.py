@@ -43,13 +43,19 @@ def buckets() -> list[int]:
 
 
 class Graphs:
-    """Recorded steps by their size. All share one pool of memory: only the newest results are valid."""
+    """Recorded steps by their size. All share one pool of memory: only the newest results are valid.
 
-    def __init__(self, device: torch.device) -> None:
-        self._recorded: dict[Size, tuple[Any, Results]] = {}
+    `cuda` is the module `torch.cuda`, or what stands for it.
+    """
+
+    def __init__(self, device: torch.device, cuda: Any = torch.cuda) -> None:
+        # A graph holds addresses: the step itself, and with it the tensors that are not of the pool, has to stay.
+        self._recorded: dict[Size, tuple[Any, Results, Run]] = {}
         self._runs: dict[Size, Run] = {}
+        self._cuda = cuda
         self._records = device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if self._records else None
+        self._pool = cuda.graph_pool_handle() if self._records else None
+        self._beside: Any = cuda.Stream() if self._records else None  # one: cuBLAS keeps a workspace for each
 
     @property
     def count(self) -> int:
@@ -60,22 +66,22 @@ class Graphs:
         if not self._records:
             self._runs[size] = run
             return
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        cuda, beside = self._cuda, self._beside
+        beside.wait_stream(cuda.current_stream())
+        with cuda.stream(beside):
             for _ in range(_WARM_UPS):
                 run()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        cuda.current_stream().wait_stream(beside)
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, pool=self._pool):
             results = run()
-        self._recorded[size] = graph, results
+        self._recorded[size] = graph, results, run
 
     def run(self, size: Size) -> Results:
         """The results of the step of this size over what its tensors hold now."""
         if size in self._runs:
             return self._runs[size]()
-        graph, results = self._recorded[size]
+        graph, results, _ = self._recorded[size]
         graph.replay()
         return results
 

@@ -1,18 +1,24 @@
 """Both engines as processes over HTTP: the fall-back always, real vLLM where it was set up."""
 
+import asyncio
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from tokenizers import Tokenizer
 
 from sartor_agents.baselines import TransformersEngine, VllmEngine
 from sartor_agents.baselines.environment import existing_environment
 from sartor_agents.baselines.grid import grid
+from sartor_agents.baselines.transformers_request import Call
+from sartor_agents.baselines.transformers_server import WARM_UP_TOKENS, Generator, Server
 from sartor_agents.checkpoints import ChainFacts, cache_folder, make
 from sartor_agents.run.servers import RunningServer, ServerError, free_port
 
@@ -90,6 +96,32 @@ def test_the_fall_back_refuses_with_a_sentence(
     got, answer = post(fallback, path, body)
     assert (got, answer["error"]["code"]) == (status, status)
     assert message in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_compiled_steps_are_compiled_before_anybody_is_served(compiled: bool) -> None:
+    """Compiling 64 layers takes longer than a client waits for a token; its graphs belong to the thread that made them."""
+    asked: list[tuple[list[int], int, str]] = []
+
+    def tokens(prompt: list[int], call: Call) -> Iterator[int]:
+        for number in range(call.max_tokens):
+            asked.append((prompt, number, threading.current_thread().name))
+            yield number
+
+    generator = cast(Generator, SimpleNamespace(step=object() if compiled else None, tokens=tokens))
+
+    async def healthy() -> int:
+        async with TestServer(Server(generator, "m").app()) as server, TestClient(server) as client:
+            before = len(asked)
+            return before if (await client.get("/health")).status == 200 else -1
+
+    assert asyncio.run(healthy()) == len(asked) == (WARM_UP_TOKENS if compiled else 0)
+    assert {(tuple(prompt), thread) for prompt, _, thread in asked} <= {((0,), "generator_0")}
+
+
+def test_a_free_port_is_none_that_the_system_gives_away_by_itself() -> None:
+    found = {free_port() for _ in range(20)}
+    assert len(found) > 10 and all(1024 < port < 32768 for port in found)
 
 
 def test_a_port_in_use_is_said(fallback: RunningServer, chain_model: Path, tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 In the tests of faults kernels raise what CUDA raises.
 """
 
+import gc
 import json
 import subprocess
 import sys
+import warnings
+import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ import pytest
 import torch
 from sartor_skills.blocks.cuda_batch import NARROW_ROWS
 from sartor_skills.blocks.cuda_decoder import CudaDecoder
-from sartor_skills.blocks.cuda_graphs import buckets
+from sartor_skills.blocks.cuda_graphs import Graphs, Size, buckets
 from sartor_skills.blocks.decoder import Draw, Segment, accept
 from sartor_skills.blocks.decoder_errors import DecoderError, StepMemoryError
 from sartor_skills.blocks.sampling import draw, uniform
@@ -342,6 +347,68 @@ def test_graphs_reach_as_far_as_decoding_goes(
     }.items():  # fmt: skip
         monkeypatch.setattr(spec, name, value)
     assert buckets() == expected
+
+
+class FakeCuda:
+    """`torch.cuda` for recording: a graph that remembers what was run while it was open, by what it wrote."""
+
+    class CUDAGraph:
+        replays = 0
+
+        def replay(self) -> None:
+            self.replays += 1
+
+    def __init__(self) -> None:
+        self.streams = 0
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    def Stream(self) -> Any:  # noqa: N802 - as torch.cuda calls it
+        self.streams += 1
+        return SimpleNamespace(wait_stream=lambda _: None)
+
+    def current_stream(self) -> Any:
+        return SimpleNamespace(wait_stream=lambda _: None)
+
+    def stream(self, _: Any) -> Any:
+        return nullcontext()
+
+    def graph(self, _: Any, pool: object) -> Any:
+        return nullcontext(pool)
+
+
+def test_a_recorded_step_keeps_what_its_graph_reads_and_writes() -> None:
+    """A graph holds addresses only: memory that somebody else is given meanwhile would be written into."""
+    cuda = FakeCuda()
+    graphs = Graphs(torch.device("cuda"), cuda)
+    mixed = [torch.zeros(4), torch.zeros(4)]
+    alive = [weakref.ref(one) for one in mixed]
+    for number, one in enumerate(mixed):
+        graphs.add(Size(8 + number, 1, 1, 1), lambda one=one: (one + 1, one + 2, one + 3))
+    del mixed, one
+    gc.collect()
+    assert all(ref() is not None for ref in alive)
+    assert graphs.run(Size(8, 1, 1, 1))[0].tolist() == [1] * 4
+    assert graphs.count == 2 and cuda.streams == 1
+    graphs.clear()
+    gc.collect()
+    assert all(ref() is None for ref in alive)
+
+
+def test_a_decoder_of_one_sequence_has_room_for_one(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    """Fewer sequences than a graph for few has: what comes back fits into what was laid out for it."""
+    monkeypatch.setattr(spec, "MAX_SEQUENCES", 1)
+    decoder = CudaDecoder(model, kv_pages=KV_PAGES, device=DEVICE)
+    assert {decoder._size(rows, 1).sequences for rows in (1, 8, 64)} == {1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns where it makes a result larger than the place it is given
+        first = decoder.launch([Segment(pages_of(0), 0, [3, 7, 5], 1, False)])
+        behind = decoder.launch([Segment(pages_of(0), 3, [0], 1, False, follows=0)])
+    token, after = first.wait().chosen[0], behind.wait().chosen[0]
+    (expected,), _ = decoder.forward([Segment(pages_of(1), 0, [3, 7, 5, token], 1, False)])
+    assert after == expected
+    decoder.close()
 
 
 def test_weights_that_are_not_numbers_are_marked_in_their_rows(model: Path) -> None:

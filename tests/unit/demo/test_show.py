@@ -2,13 +2,13 @@
 
 import http.server
 import json
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 
+from sartor_agents.run.servers import free_port
 from sartor_demo import show
 from sartor_demo.errors import DemoError
 from sartor_devcluster.cluster import DevCluster
@@ -42,12 +42,6 @@ class Here:
 
 
 HERE = cast(DevCluster, Here())
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_a_service_that_refuses_at_first_is_asked_again(until_closed: Callable[[Any], Any]) -> None:

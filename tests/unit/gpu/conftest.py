@@ -1,11 +1,15 @@
 """Kernels run where the tests run: natively on an NVIDIA GPU, in Triton's interpreter on any other machine (see
 `tests/conftest.py`)."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -4,17 +4,20 @@ results; and the whole path with a tiny model (`--device cpu`).
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu.choice import chosen, parameters, recorded, timed
+from benchmarks.gpu.choice import chosen, parameters, recorded, timed, unusable
 from benchmarks.gpu.ground import open_reference
 from benchmarks.gpu.models import MODELS, NoRoomError, checkpoint, folder_with_room
 from benchmarks.gpu.plan import DRY_STEPS, STEPS, Ledger, OtherDeviceError, Status, Step, next_step, run_all
@@ -22,6 +25,7 @@ from benchmarks.gpu.remote import Opened
 from benchmarks.gpu.report import roofline_table, rows, write
 from benchmarks.gpu.step import STEPS as KINDS
 from benchmarks.support.record import ROOT
+from imports import Imports
 
 from sartor_agents.checkpoints import ChainFacts
 from sartor_agents.judge.reference import Reference
@@ -81,7 +85,7 @@ def test_a_result_that_was_cut_off_counts_as_not_there(tmp_path: Path) -> None:
 def test_the_real_plan_begins_with_proof_and_every_name_in_it_exists() -> None:
     names = [step.name for step in STEPS]
     assert len(set(names)) == len(names)
-    assert names[:4] == ["device", "kernels-8b", "checkpoint-1b", "gate-1b"]
+    assert names[:5] == ["device", "kernels-8b", "checkpoint-1b", "gate_edit-1b", "gate_chat-1b"]
     for steps in (STEPS, DRY_STEPS):
         before: set[str] = set()
         for step in steps:
@@ -184,16 +188,44 @@ ATTEND = {**KERNEL, "kernel": "attend"}
 KERNELS = [
     {**KERNEL, "seconds": {"triton": [1.2e-4] * 3, "torch": [3e-4] * 3}},
     {**KERNEL, "rows": 1, "moved": 1e3, "seconds": {"triton": [2.2e-6] * 3, "torch": [9e-6] * 3}},
-    {**KERNEL, "kernel": "choose", "seconds": {"triton": [2e-4] * 3, "torch": [1.1e-4] * 3}},
+    {**KERNEL, "kernel": "choose", "error": 0.0, "seconds": {"triton": [2e-4] * 3, "torch": [1.1e-4] * 3}},
     {**ATTEND, "block_tokens": 32, "seconds": {"triton": [2e-4] * 3}},
     {**ATTEND, "block_tokens": 128, "seconds": {"triton": [1.25e-4] * 3}},
 ]
+
+
+ATTENDED = {**ATTEND, "seconds": {"triton": [2e-4] * 3}}
 
 
 def test_the_faster_kernel_is_kept_and_the_best_block() -> None:
     found = timed(KERNELS, DEVICE)
     assert chosen(found) == {"swiglu": "triton", "choose": "torch", "attend": "triton"}
     assert parameters(found) == {"TORCH_KERNELS": "choose", "ATTENTION_BLOCK": 128}
+
+
+@pytest.mark.parametrize("error", [17.0, float("nan"), float("inf")])
+def test_a_kernel_that_is_wrong_is_not_used_however_fast(error: float) -> None:
+    fast = {"triton": [1e-5] * 3, "torch": [3e-4] * 3}
+    found = timed(
+        [{**KERNEL, "seconds": fast}, {**KERNEL, "rows": 1, "error": error, "seconds": fast}, ATTENDED], DEVICE
+    )
+    assert chosen(found) == {"swiglu": "torch", "attend": "triton"}
+    assert unusable([{**KERNEL, "error": error, "seconds": fast}, ATTENDED]) == []
+    (lost,) = unusable([{**ATTENDED, "error": error}])
+    assert lost.startswith("attend (64 rows, context 2048, 0 drafts, block of 64) by ")
+    kernels = [{**KERNEL, "error": error, "seconds": fast}, ATTENDED]
+    row = figures(device=DEVICE, kernels_8b={"status": "done", "kernels": kernels})[
+        "cuda/kernel/swiglu/8b/rows64/of-bound"
+    ]
+    assert "torch's kernel is kept" in row.note and "it is wrong and not used" in row.note
+
+
+def test_of_tokens_the_rows_that_differ_are_counted() -> None:
+    """Token ids lie far apart: as numbers, one row in which rounding decided would be hundreds of roundings."""
+    seconds = {"triton": [1e-5] * 3}
+    draws = [{**KERNEL, "kernel": "draw_top_p", "error": error, "seconds": seconds} for error in (0.0, 1.0, 2.0)]
+    assert [one.right for one in timed(draws, DEVICE)] == [True, True, False]
+    assert len(unusable(draws)) == 1
 
 
 def test_a_kernel_is_held_against_the_longer_of_its_bytes_and_a_launch() -> None:
@@ -224,8 +256,8 @@ def test_sampling_is_measured_with_rows_that_sample_and_with_rows_that_do_not() 
 
 def test_the_table_shows_both_kernels_with_their_shares() -> None:
     table = roofline_table({"device": DEVICE, "kernels-8b": {"status": "done", "kernels": KERNELS}})
-    assert "| choose | 8b | 64 | 2048 | 64 | 200.0 | 0.50 | 110.0 | 0.91 | torch | 1.5 |" in table
-    assert "| attend | 8b | 64 | 2048 | 32 | 200.0 | 0.50 | – | – |  | 1.5 |" in table
+    assert "| choose | 8b | 64 | 2048 | 64 | 200.0 | 0.50 | 110.0 | 0.91 | torch | 0.0 rows |" in table
+    assert "| attend | 8b | 64 | 2048 | 32 | 200.0 | 0.50 | – | – |  | 1.5 roundings |" in table
     assert roofline_table({}) == "The device was not measured.\n"
 
 
@@ -290,6 +322,79 @@ def test_results_of_a_dry_run_and_of_a_device_never_share_a_folder(
 def test_packages_that_serving_needs_are_named_when_they_are_missing() -> None:
     assert command.missing() == []
     assert command.missing(lambda module: None if module in ("uvicorn", "yaml") else object()) == ["uvicorn", "pyyaml"]
+
+
+def test_a_bare_machine_finds_our_own_packages_and_is_told_of_all_others() -> None:
+    """What `make bench-gpu` imports there, down to what is imported when it is needed."""
+    (given,) = re.findall(r"^\tPYTHONPATH=([^$]+).*-m benchmarks\.gpu", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    roots = [ROOT, *(ROOT / folder for folder in given.split(":"))]
+    entries = ["benchmarks.gpu.__main__", "benchmarks.gpu.step", "sartor_agents.baselines.transformers_server"]
+    found = Imports(roots, lazy=True).follow([*entries, "sartor_agents.judge.reference_device"])
+    assert "sartor_agents.judge.gate" in found.followed, "it goes all the way"
+    # With transformers and pydantic; and `sartor_skills.blocks`, which lie beside the recipes and are found at import.
+    along = {"huggingface_hub", "pydantic_core", "sartor_skills"}
+    assert set(found.others) - along <= set(command.PACKAGES), "named where they are missing"
+
+
+def test_a_stack_sees_what_was_brought_to_a_bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import ground
+
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'agents' / 'src'}:{tmp_path / 'site'}")
+    monkeypatch.setattr(ground, "sandbox_program", lambda: None)
+    access = ground.stack_access(tmp_path / "work-edit-8b")
+    assert access.nodes is None
+    assert access.environment == {"PYTHONPATH": str(tmp_path / "site"), "TRITON_CACHE_DIR": str(tmp_path / "triton")}
+    monkeypatch.setattr(ground, "sandbox_program", lambda: "/usr/bin/bwrap")
+    assert ground.stack_access(tmp_path / "work-edit-8b").environment == {}
+
+
+def test_a_measurement_has_the_time_that_is_left_when_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 32 billion parameters judging and loading take minutes of a step."""
+    import torch
+    from benchmarks.gpu.served import Site
+    from benchmarks.support.arms import Ground, Workbench
+
+    now = [100.0]
+    site = Site(tmp_path, torch.device("cuda"), "32b", tmp_path, until=1000.0, clock=lambda: now[0])
+    assert site.policy().wall_clock == 900
+    assert site.policy(share=1 / 3).wall_clock == 300
+    for alone in (True, False):
+        now[0], events = 100.0, list[Any]()
+        work = Workbench(tmp_path, "32b", on=cast(Ground, SimpleNamespace(judged_alone=alone)))
+
+        def judged(*_: Any, events: list[Any] = events) -> None:
+            events.append("judged")
+            now[0] += 200
+
+        def measured(*given: Any, events: list[Any] = events) -> None:
+            events.append(given[-1].wall_clock)
+
+        monkeypatch.setattr(work, "judged", judged)
+        monkeypatch.setattr(work, "_measured", measured)
+        monkeypatch.setattr(work, "baseline", lambda _: nullcontext())
+        work.against(cast(Any, None), cast(Any, None), cast(Any, None), site.policy)
+        assert events == ["judged", 700]
+
+
+def test_a_checkpoint_that_cannot_be_made_is_not_tried_in_the_process_that_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from benchmarks.gpu import step
+
+    class Failed:
+        exitcode = 1
+
+        def __init__(self, **_: Any) -> None: ...
+        def start(self) -> None: ...
+        def join(self) -> None: ...
+
+    monkeypatch.setattr(step.multiprocessing, "get_context", lambda _: SimpleNamespace(Process=Failed))
+    monkeypatch.setattr(step, "checkpoint", lambda *_: pytest.fail("made here"))
+    with pytest.raises(step.CannotRunError, match="could not be made"):
+        step.Job("tiny", tmp_path, torch.device("cpu"), (tmp_path,), 60).site()
 
 
 GIB = 1 << 30

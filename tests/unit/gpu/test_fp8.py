@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sartor_skills.blocks.cuda_fp8 import LARGEST, linear, quantise, restore
 
-from sartor_skills.blocks import kernels_fp8, kernels_reference
+from sartor_skills.blocks import cuda_fp8, kernels_fp8, kernels_reference
 
 from .conftest import DEVICE
 
@@ -32,6 +32,14 @@ def test_a_weight_is_off_by_a_sixteenth_of_itself_at_most(seed: int, outer: int,
     assert bool(((near - exact).abs() <= torch.maximum(exact.abs() / 16, smallest) * 1.001).all())
     largest = exact.abs().amax(1)
     assert torch.allclose(near.abs().amax(1), largest, rtol=1e-5)  # the largest of each channel is exact
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_slices_of_a_matrix_are_restored_to_the_same_bits(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    made = quantise(weights(5, 10, 24))
+    monkeypatch.setattr(cuda_fp8, "SLICE", 3)
+    whole = (made.data.float() * made.scales[:, None]).to(dtype)
+    assert torch.equal(restore(made, dtype), whole)
 
 
 def test_a_channel_of_zeros_and_one_that_is_not_a_number() -> None:

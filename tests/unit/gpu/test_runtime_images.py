@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imports import Imports
 
 from sartor_agents.backends.playbook import facts
 from sartor_agents.backends.playbook.compose import Selection, Target, compose
@@ -70,6 +71,22 @@ def test_images_run_as_pods_do(path: Path) -> None:
     assert ("NVIDIA_DRIVER_CAPABILITIES=compute,utility" in text) == (path.parent.name == "cuda")
     base = re.search(r"^ARG BASE=(\S+)\nFROM \$\{BASE\}$", text, re.MULTILINE)
     assert base is not None and ":" in base[1] and "latest" not in base[1]
+
+
+def test_the_image_of_the_baseline_has_what_its_tuner_imports() -> None:
+    """Beside vLLM's own packages, of which the lock of the local baseline is the list at hand."""
+    text = (IMAGES / "cuda" / "baseline.Containerfile").read_text()
+    added = re.search(r"pip install --no-cache-dir \\\n(.*?) \\\n", text)
+    lock = (ROOT / "requirements" / "vllm-cuda.txt").read_text()
+    brought = set(re.findall(r"^([a-z0-9._-]+)==", lock, re.MULTILINE)) | set(added[1].split() if added else ())
+    names = {"git": "gitpython", "gitdb": "gitpython", "yaml": "pyyaml", "pydantic_core": "pydantic-core"}
+    names |= {"tomli_w": "tomli-w", "huggingface_hub": "huggingface-hub", "pynvml": "nvidia-ml-py"}
+    roots = [ROOT / folder / "src" for folder in ("crds", "skills", "agents")]
+    role = ["sartor_agents.pods.__main__", "sartor_agents.pods.looking", "sartor_agents.roles.evaluator"]
+    found = Imports(roots, lazy=False).follow(role)
+    assert "sartor_agents.run.tuning" in found.followed
+    assert {names.get(name, name) for name in found.others} <= brought
+    assert "GIT_PYTHON_REFRESH=quiet" in text, "or importing git fails where there is no program of that name"
 
 
 def test_triton_finds_a_compiler() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
+from sartor_agents.run.servers import free_port
 
 CONFIG = """\
 apiVersion: v1
@@ -96,9 +97,7 @@ def wait_for(look: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_it_leads_watches_every_kind_and_ends_in_order(api: ApiServer, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(CONFIG.format(port=api.port))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        metrics = probe.getsockname()[1]
+    metrics = free_port()
     command = [sys.executable, "-m", "sartor_operator", "run", "--kubeconfig", str(config), "--all-namespaces"]
     command += ["--metrics-port", str(metrics), "--lease-namespace", "ns", "--identity", "me"]
     with (tmp_path / "log").open("wb") as log:

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from run_fakes import MIB, FakeEngine, LocalRun, run_spec
 
+from sartor_agents.run import guard
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
 from sartor_agents.run.repository import RunRepository
+from sartor_agents.run.sandbox import inside
 from sartor_api.search.records import BaselineRecord, FailureClass, Outcome, StepRecord
 
 CANDIDATE, INFRASTRUCTURE = FailureClass.CANDIDATE, FailureClass.INFRASTRUCTURE
@@ -220,6 +223,52 @@ def test_exit_codes_and_output_come_through_the_guard(tmp_path: Path) -> None:
     ) as process:
         assert process.wait(20).code == 127
     assert os.getpid() and "No such file" in process.tail()
+
+
+@pytest.mark.skipif(not Path(guard.CHILDREN).exists(), reason="the kernel lists no children: nothing to compare")
+@pytest.mark.parametrize(
+    ("kept", "by_parents"), [(guard.descendants, guard._by_parents), (inside.descendants, inside.by_parents)]
+)
+def test_a_kernel_that_lists_no_children_shows_the_same_tree(
+    kept: Callable[[int], list[int]], by_parents: Callable[[int], list[int]], tmp_path: Path
+) -> None:
+    """As kernels built without CONFIG_PROC_CHILDREN, which small virtual machines may have."""
+    below = (
+        "import subprocess, time; subprocess.Popen(['sleep', '30']); subprocess.Popen(['sleep', '30']); time.sleep(30)"
+    )
+    with GuardedProcess(
+        ("sh", "-c", f'{sys.executable} -c "{below}" & sleep 30'),
+        cwd=tmp_path, environment=scrubbed_environment(tmp_path), log=tmp_path / "log",
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 20
+        while len(kept(process.pid)) < 5:  # the shell, its sleep, Python and two more
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        assert sorted(by_parents(process.pid)) == sorted(kept(process.pid))
+        assert by_parents(process.pid)[0] == kept(process.pid)[0], "parents come first"
+    assert by_parents(process.pid) == []
+
+
+def test_without_a_list_of_children_trees_end_whole_too(tmp_path: Path) -> None:
+    """The guard itself on such a kernel: what has made a session of its own is found by its parent."""
+    blind = tmp_path / "guard.py"
+    text = Path(guard.__file__).read_text(encoding="utf-8")
+    blind.write_text(
+        text.replace('CHILDREN = "/proc/thread-self/children"', 'CHILDREN = "/proc/none"'), encoding="utf-8"
+    )
+    assert "/proc/none" in blind.read_text(encoding="utf-8")
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(blind), str(reading), "sh", "-c", "setsid sleep 60 & echo $!; wait"],
+        pass_fds=(reading,), stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        os.close(reading)
+        assert process.stdout is not None
+        far = int(process.stdout.readline())
+        assert Path(f"/proc/{far}").exists()
+        os.close(writing)
+        assert process.wait(20) == 137
+        assert not Path(f"/proc/{far}").exists()
 
 
 def test_a_process_that_somebody_looks_at_as_it_ends_has_not_timed_out(tmp_path: Path) -> None:

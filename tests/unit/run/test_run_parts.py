@@ -8,7 +8,7 @@ import pytest
 from run_fakes import FakeEngine, LocalRun, run_spec
 
 from sartor_agents.measurement.messages import Endpoint, EvaluateRequest, EvaluateResponse, GuardrailRatio, Reason
-from sartor_agents.run import candidates
+from sartor_agents.run import candidates, checkouts
 from sartor_agents.run.engines import BaselineServer
 from sartor_agents.run.errors import BadRequestError, NotARunError
 from sartor_agents.run.guardrails import guarded
@@ -86,12 +86,12 @@ def test_what_is_started_is_what_was_committed(tmp_path: Path) -> None:
 
     done = repository.save_candidate(1, None, {"stack/__main__.py": b"1"}, Implementation(), 0.0)
     layout = RunLayout(tmp_path)
-    folder = candidates.checkout(repository, layout, done.commit, done.content_hash)
+    folder = checkouts.checkout(repository, layout, done.commit, done.content_hash)
     (folder / "stack" / "__main__.py").write_bytes(b"tampered")
-    again = candidates.checkout(repository, layout, done.commit, done.content_hash)
+    again = checkouts.checkout(repository, layout, done.commit, done.content_hash)
     assert (again / "stack" / "__main__.py").read_bytes() == b"1"
     with pytest.raises(candidates.CandidateError) as caught:
-        candidates.checkout(repository, layout, done.commit, "0" * 64)
+        checkouts.checkout(repository, layout, done.commit, "0" * 64)
     assert caught.value.reason == "ContentChanged"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from sartor_agents.run.servers import free_port
 from sartor_runner.host import containers
 from sartor_runner.host.directories import PodDirectory, pod_uids
 
@@ -42,8 +43,7 @@ class Node:
     def __init__(self, folder: Path, cluster: FakeCluster) -> None:
         self.state, self.log, self.cluster = folder / "state", folder / "log", cluster
         self._config = folder / "runner.toml"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         node = {"name": cluster.node, "platform": "cpu", "address": "127.0.0.1", "pod_addresses": "127.77.0.0/24"}
         content = {
             "directory": str(self.state),

@@ -26,6 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 from sartor_agents.baselines.transformers_request import BadRequestError, Call, parse
 
 MAX_BODY_BYTES = 16 << 20
+WARM_UP_TOKENS = 4
+"""The first comes from the prompt; the others compile a step, record it and replay it."""
 _CPU = torch.device("cpu")
 
 
@@ -52,6 +54,8 @@ class Generator:
         found = eos if isinstance(eos, list) else [] if eos is None else [eos]
         eos = frozenset(cast(list[int], found))
         made = cls(model.eval(), AutoTokenizer.from_pretrained(model_dir), eos, torch.device(device))
+        if made.device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # as a stack: it makes a plan for every length of a prompt
         if static_tokens:
             made.static_tokens = static_tokens
             made.static = StaticCache(config=model.config, max_cache_len=static_tokens)
@@ -121,12 +125,22 @@ class Server:
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.on_startup.append(self._warm_up)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
         return app
+
+    async def _warm_up(self, _: web.Application) -> None:
+        """Where steps are compiled, which takes longer than a client waits for a token: before anybody is served."""
+        if self._generator.step is None:
+            return
+        call = Call({"prompt": [0], "max_tokens": WARM_UP_TOKENS, "temperature": 0, "ignore_eos": True}, chat=False)
+        tokens = self._generator.tokens([0], call)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, lambda: sum(1 for _ in tokens))
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()

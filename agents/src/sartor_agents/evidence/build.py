@@ -45,7 +45,8 @@ from sartor_agents.evidence.statement import (
 from sartor_agents.measurement.environment import evaluator_digest
 from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.model import CONFIGURATION
-from sartor_agents.run.repository import RunRepository, record_path
+from sartor_agents.run.record_paths import record_path
+from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.seals import KEY_COMMITMENT, Seals, seed_path
 from sartor_agents.run.storage import write_atomic
 from sartor_api.search.records import (

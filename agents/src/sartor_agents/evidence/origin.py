@@ -14,7 +14,7 @@ from sartor_agents.evidence.history import Commit, History, HistoryError
 from sartor_agents.evidence.signing import SignatureError
 from sartor_agents.evidence.statement import ENVELOPE, PROVENANCE
 from sartor_agents.run.content import content_hash
-from sartor_agents.run.repository import RECORD_FOLDERS, is_record, record_path
+from sartor_agents.run.record_paths import RECORD_FOLDERS, is_record, record_path
 from sartor_agents.run.seals import KEY_COMMITMENT, seed_of, seed_path
 from sartor_api.search.records import Implementation, SeedCommitment, StepKind, StepRecord
 

@@ -14,9 +14,12 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sartor_agents.checkpoints import check_checkpoint
-from sartor_agents.run.device_share import ROOM
 
 from .reference import Reference
+
+READING = 6 << 30
+"""Bytes that a reading takes beside weights that stay: the largest matrix in fp32 and activations. Less than what is planned
+for it (`device_share.ROOM`): once the others are there, what is free is what is left."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -51,7 +54,7 @@ class DeviceReference(Reference):
 
     def _open(self) -> Any:
         found = check_checkpoint(self._model_dir)
-        self.resident = found.weight_bytes + ROOM < self._free(self._device)
+        self.resident = found.weight_bytes + READING < self._free(self._device)
         config = AutoConfig.from_pretrained(self._model_dir)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

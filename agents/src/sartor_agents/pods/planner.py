@@ -19,7 +19,7 @@ from sartor_agents.pods.tools import Tools, serving_hardware
 from sartor_agents.roles.messages import PlanRequest, PlanResponse
 from sartor_agents.run.contexts import plan_context
 from sartor_agents.run.model import configuration_copy
-from sartor_agents.run.repository import record_path
+from sartor_agents.run.record_paths import record_path
 from sartor_agents.run.role import RoleError
 from sartor_agents.run.storage import write_atomic
 from sartor_api.search import plans

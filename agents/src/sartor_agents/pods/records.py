@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from sartor_agents.pods.contract import Pod, first_problem
 from sartor_agents.pods.remote import MovedError, Remote, RemoteError
-from sartor_agents.run.repository import TRAILER
+from sartor_agents.run.record_paths import TRAILER
 from sartor_api.search.records import Cost, StepResult
 from sartor_api.search.wire import StepReport
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sartor_agents.measurement.accelerators import open_accelerators
 from sartor_agents.measurement.messages import Endpoint
-from sartor_agents.run import candidates
+from sartor_agents.run import candidates, checkouts
 from sartor_agents.run.device import NOTHING
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.layout import RunLayout
@@ -68,7 +68,7 @@ class Arms:
         """
         place, memory = self._place, self._candidate_bytes
         access = NOTHING if place is None else place.access
-        folder = candidates.checkout(self._repository, self._layout, commit, content_hash)
+        folder = checkouts.checkout(self._repository, self._layout, commit, content_hash)
         progress("building the candidate")
         candidates.build(folder, log, timeout=deadline - time.monotonic(), memory_bytes=memory, access=access)
         confined = sandbox_program() is not None

@@ -1,24 +1,23 @@
-"""A candidate on this machine: its committed files written out, built, and served, in a sandbox where there is one.
+"""A candidate on this machine, built and served from its folder (`run.checkouts`), in a sandbox where there is one."""
 
-What is started is what was committed: the files are written from the commit, their hash is compared with the one that gates
-pass, and only then something of it runs. The worktree that the implementer wrote into is never executed.
-"""
-
-import shutil
 import sys
 from pathlib import Path
 
-from sartor_agents.run.content import content_hash
 from sartor_agents.run.device import AS_IT_IS, Access
-from sartor_agents.run.layout import RunLayout
 from sartor_agents.run.process import GuardedProcess, scrubbed_environment
-from sartor_agents.run.repository import RunRepository
 from sartor_agents.run.sandbox import confined, sandbox_program
 from sartor_agents.run.servers import HOST, ServerError, ServerSpec
 from sartor_agents.run.storage import storage_errors
 
 BUILD_SECONDS = 600.0
 READY_SECONDS = 180.0
+LOAD_BYTES = 200 << 20
+"""Weights that a slow disk reads in a second."""
+
+
+def ready_seconds(weight_bytes: int) -> float:
+    """How long a candidate may take on a device: its weights cross a disk and a bus, and its kernels are compiled."""
+    return READY_SECONDS + weight_bytes / LOAD_BYTES
 
 
 class CandidateError(Exception):
@@ -27,25 +26,6 @@ class CandidateError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-def checkout(repository: RunRepository, layout: RunLayout, commit: str, expected_hash: str) -> Path:
-    """The folder that holds the `stack/` of this commit, written anew unless it is there already and whole.
-
-    Raises `CandidateError` when the commit does not have the content that was judged.
-    """
-    files = repository.candidate_files(commit)
-    if content_hash(files) != expected_hash:
-        raise CandidateError(
-            "ContentChanged", f"commit {commit[:12]} does not hold the content {expected_hash[:12]} that was committed"
-        )
-    folder = layout.work / f"checkout-{expected_hash[:16]}"
-    if all((folder / path).is_file() and (folder / path).read_bytes() == data for path, data in files.items()):
-        return folder
-    with storage_errors(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-    repository.export(commit, folder)
-    return folder
 
 
 def build(folder: Path, log: Path, *, timeout: float, memory_bytes: int | None, access: Access = AS_IT_IS) -> None:
@@ -109,4 +89,4 @@ def _folder(path: Path) -> Path:
     return path
 
 
-__all__ = ["CandidateError", "ServerError", "build", "checkout", "server_spec"]
+__all__ = ["CandidateError", "ServerError", "build", "server_spec"]

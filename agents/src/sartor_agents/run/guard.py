@@ -19,6 +19,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+CHILDREN = "/proc/thread-self/children"
 
 
 def _prctl(option: int, value: int) -> None:
@@ -30,6 +31,8 @@ def _prctl(option: int, value: int) -> None:
 
 def descendants(pid: int) -> list[int]:
     """Pids below `pid`, parents before children; empty where there is no /proc."""
+    if not os.path.exists(CHILDREN):  # noqa: PTH110 - see below
+        return _by_parents(pid)
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - pathlib is not imported here, it costs start-up time
@@ -44,6 +47,23 @@ def descendants(pid: int) -> list[int]:
         for child in direct:
             found += [child, *descendants(child)]
     return found
+
+
+def _by_parents(pid: int) -> list[int]:
+    """The same for a kernel without CONFIG_PROC_CHILDREN: from the parent that every process names."""
+    below: dict[int, list[int]] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():  # noqa: PTH112, PTH208
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            below.setdefault(parent, []).append(int(name))
+    found = [pid]
+    for one in found:  # grows while it is walked
+        found += below.get(one, ())
+    return found[1:]
 
 
 def _kill_all(group: int) -> None:

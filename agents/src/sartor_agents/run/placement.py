@@ -11,7 +11,7 @@ from sartor_agents.backends.protocol import HardwareFacts
 from sartor_agents.checkpoints import check_checkpoint
 from sartor_agents.measurement.accelerators import Accelerators, memory_of
 from sartor_agents.measurement.contention import tree_pids
-from sartor_agents.run.candidates import READY_SECONDS, CandidateError
+from sartor_agents.run.candidates import CandidateError, ready_seconds
 from sartor_agents.run.device import HIDDEN, NODES, Access, Device
 from sartor_agents.run.device_share import Needs, Shares, TooSmallError, gib, shares, taken, vllm_arguments
 from sartor_agents.run.errors import BadRequestError
@@ -23,8 +23,6 @@ ELEMENT_BYTES = 2
 """Of keys and values: on a device every server keeps them in bfloat16."""
 OPEN_SEQUENCES = 64
 """Sequences that a server has at once where the workload itself sets no concurrency (open loop, a search for the peak)."""
-LOAD_BYTES = 200 << 20
-"""Weights that a slow disk reads in a second, for how long a candidate may take to be ready."""
 SLACK_BYTES = 256 << 20
 """By how much a stack may be over its share: a driver gives memory in larger pieces than it is asked for."""
 
@@ -50,8 +48,7 @@ class Placement:
 
     @property
     def ready_seconds(self) -> float:
-        """How long a candidate may take to be ready: its weights cross a disk and a bus, and its kernels are compiled."""
-        return READY_SECONDS + self.weight_bytes / LOAD_BYTES
+        return ready_seconds(self.weight_bytes)
 
     @property
     def vllm_arguments(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from sartor_agents.run.content import content_hash, count_lines
 from sartor_agents.run.errors import DamagedRepositoryError, NotARunError, StorageError
 from sartor_agents.run.fast_import import commit_stream
+from sartor_agents.run.record_paths import TRAILER, is_record, record_path
 from sartor_agents.run.storage import storage_errors
 from sartor_api.search.budget import Ledger
 from sartor_api.search.records import Finished, Implementation, RunSpec, StepRecord
@@ -31,7 +32,6 @@ from sartor_api.search.state import RunState, fold
 
 MAIN = "main"
 EVIDENCE = "evidence"
-TRAILER = "Sartor-Record: "
 
 _CONFIG = {
     "core.fsync": "objects,reference",
@@ -64,22 +64,6 @@ class StoredRun:
             session_started=session_started,
             finished=self.finished,
         )
-
-
-RECORD_FOLDERS = ("baseline", "rounds", "confirm")
-"""The folders of `main` that hold records, pages in words among them."""
-
-
-def is_record(path: str) -> bool:
-    """Whether a file of `main` is a record."""
-    return path.endswith(".json") and path.split("/")[0] in RECORD_FOLDERS
-
-
-def record_path(record: StepRecord) -> str:
-    """Where a record stands: by round, then step, attempt and execution, so names sort in the order of work."""
-    if record.round == 0:
-        return f"{record.step.value}/{record.id.replace('/', '-')}.json"
-    return f"rounds/{record.round:03d}/{record.sequence:04d}-{record.step.value}-{record.attempt}.json"
 
 
 class RunRepository:

@@ -1,6 +1,7 @@
 """HTTP servers under guard: started, waited for, watched, and ended with everything that they started."""
 
 import http.client
+import random
 import socket
 import time
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from sartor_agents.run.process import GuardedProcess
 
 POLL_SECONDS = 0.1
 HOST = "127.0.0.1"
+PORTS = range(15_000, 32_000)
+"""Below those that systems give away by themselves: Linux from 32768 on, macOS from 49152 on."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,18 @@ class ServerError(Exception):
 
 
 def free_port() -> int:
-    """A port of this host that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of this host that nobody listens on now, and that the system gives to no outgoing connection meanwhile.
+
+    A server may take a minute until it listens. Raises `ServerError` where a hundred ports are all taken.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ServerError("NoPort", f"a hundred ports from {PORTS.start} to {PORTS.stop - 1} were tried, and all are taken")
 
 
 def port_is_free(port: int) -> bool:

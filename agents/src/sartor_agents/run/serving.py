@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sartor_agents.run import candidates
+from sartor_agents.run import candidates, checkouts
 from sartor_agents.run.device import NOTHING
 from sartor_agents.run.engines import BaselineServer, Engine, chosen_setting
 from sartor_agents.run.errors import BadRequestError, NotARunError
@@ -41,7 +41,7 @@ def serve_run(
     if not port_is_free(port):
         raise BadRequestError(f"port {port} is in use", "end what listens there, or choose another --port")
     model_dir = model_folder(stored.spec)
-    folder = candidates.checkout(repository, layout, finished.commit, finished.content_hash)
+    folder = checkouts.checkout(repository, layout, finished.commit, finished.content_hash)
     record = stored.state(0.0).baseline
     assert record is not None, "a run with a winner has a baseline"
     log = layout.logs / "serve-stack.log"

@@ -221,7 +221,7 @@ def started(
                 environment={**_environment(sandbox), **sandbox.environment},
                 log=sandbox.scratch / "commands.log",
                 # Resident bytes count what processes share once for each: a measure for want of a group's.
-                memory_bytes=sandbox.limits.memory_bytes if members is None else None,
+                memory_bytes=sandbox.limits.memory_bytes + _mapped(sandbox) if members is None else None,
                 log_bytes=LOG_BYTES,
                 processes=sandbox.limits.processes + _AROUND if members is None else None,
                 look=_disk(sandbox) if sandbox.isolation is Isolation.POD else None,
@@ -271,7 +271,7 @@ def _arguments(
         "workspace": str(sandbox.inside / "workspace") if pod else WORKSPACE,
         "keep": KEEP,
         "seconds": sandbox.limits.seconds,
-        "limits": _limits(sandbox.limits, alone=not pod or walls.own_users()),
+        "limits": _limits(sandbox.limits, _mapped(sandbox), alone=not pod or walls.own_users()),
         "kept": writing,
         "out": {str(way.port): str(way.path) if pod else f"/run/sartor/way-{way.port}" for way in sandbox.ways},
         "into": {str(number): port for number, port in into.items()},
@@ -350,11 +350,18 @@ def _disk(sandbox: CommandSandbox) -> Callable[[], str | None]:
     return lambda: "DiskExceeded" if watch.over(time.monotonic()) else None
 
 
-def _limits(limits: Limits, *, alone: bool) -> dict[str, int]:
+def _mapped(sandbox: CommandSandbox) -> int:
+    """Bytes of the model's weights. PyTorch maps them so that they count as a process's own, though they are the file's."""
+    if sandbox.model_dir is None:
+        return 0
+    return sum(path.stat().st_size for path in sandbox.model_dir.glob("*.safetensors"))
+
+
+def _limits(limits: Limits, mapped: int, *, alone: bool) -> dict[str, int]:
     """`alone`: no process outside counts as one of this sandbox's user."""
     held = {
         "RLIMIT_CPU": limits.cpu_seconds,
-        "RLIMIT_DATA": limits.memory_bytes,
+        "RLIMIT_DATA": limits.memory_bytes + mapped,
         "RLIMIT_FSIZE": max(limits.workspace_bytes, limits.temporary_bytes),
         "RLIMIT_NOFILE": limits.files,
         "RLIMIT_CORE": 0,

@@ -213,6 +213,8 @@ def end_all(*, alone: bool) -> None:
 
 def descendants(pid: int) -> list[int]:
     """Pids below `pid`. Orphans count: `main` made this program the one that they are given to."""
+    if not os.path.exists("/proc/thread-self/children"):  # noqa: PTH110 - a kernel without CONFIG_PROC_CHILDREN
+        return by_parents(pid)
     found: list[int] = []
     for task in os.listdir(f"/proc/{pid}/task"):
         try:
@@ -223,6 +225,22 @@ def descendants(pid: int) -> list[int]:
         for child in direct:
             found += [child, *descendants(child)]
     return found
+
+
+def by_parents(pid: int) -> list[int]:
+    """The same from the parent that every process names."""
+    below: dict[int, list[int]] = {}
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", errors="replace") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        below.setdefault(parent, []).append(int(name))
+    found = [pid]
+    for one in found:  # grows while it is walked
+        found += below.get(one, ())
+    return found[1:]
 
 
 def keep(pipe: BinaryIO, workspace: str, folder: str) -> None:
