@@ -45,7 +45,7 @@ class Case:
 _LLAMA = {"kind": "llama", "vocab_size": 509, "hidden_size": 64, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 16}
 # Nothing is a multiple of anything: vocabulary, inner width, head dimension, one key head for six query heads.
 _QWEN3 = {"kind": "qwen3", "vocab_size": 131, "hidden_size": 70, "layers": 3, "heads": 6, "kv_heads": 1, "head_dim": 24}
-_X86 = pytest.mark.skipif(
+X86 = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="needs an AVX2 processor"
 )
 
@@ -73,7 +73,7 @@ CASES = (
         tolerance=2e-5,
         marks=(pytest.mark.slow,),
     ),
-    Case("qwen3-avx2", {**_QWEN3, "inner": 150}, flags=("-mavx2", "-mfma"), marks=(pytest.mark.slow, _X86)),
+    Case("qwen3-avx2", {**_QWEN3, "inner": 150}, flags=("-mavx2", "-mfma"), marks=(pytest.mark.slow, X86)),
     Case(
         "llama-emulated-dot-portable",
         {**_LLAMA, "inner": 192},

@@ -24,6 +24,7 @@ from .cases import (
     KV_PAGES,
     MAX_MODEL_LEN,
     STEP_TOKENS,
+    X86,
     Case,
     one_by_one,
     pages_of,
@@ -80,6 +81,21 @@ def test_the_processor_gives_the_bits_of_its_emulation(
     for count in (1, 2, 3, 17, 33, LENGTH):
         step = [Segment(pages_of(0), 0, prompts()[0][:count], count, True)]
         np.testing.assert_array_equal(ours.forward(step)[1], theirs.forward(step)[1])
+
+
+@X86
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_avx2_gives_the_bits_of_the_vectors_that_it_splits(
+    monkeypatch: pytest.MonkeyPatch, native: DecoderMaker, model_of: ModelMaker, dtype: str
+) -> None:
+    """Sixteen lanes as two of eight: every sum and every rounding stays where it was."""
+    shape = next(case for case in CASES if case.name == ("qwen3-avx2" if dtype == "bfloat16" else "qwen3-float32"))
+    specialise(monkeypatch, model_of(shape), DTYPE=dtype)
+    flags = ("-mavx2", "-mfma")
+    split, whole = (native(replace(shape, flags=(*flags, *more))) for more in ((), ("-DSARTOR_WITHOUT_EIGHTS",)))
+    for count in (1, 2, 3, 4, 17, 33, LENGTH):
+        step = [Segment(pages_of(0), 0, prompts()[0][:count], count, True)]
+        np.testing.assert_array_equal(split.forward(step)[1], whole.forward(step)[1])
 
 
 @dataclass

@@ -29,6 +29,13 @@ namespace sartor {
 #define SARTOR_TILES 0
 #endif
 
+// Where the registers are AVX2's; left out by -DSARTOR_WITHOUT_EIGHTS, for tests.
+#if defined(__AVX2__) && defined(__FMA__) && !defined(__AVX512F__) && !SARTOR_DOT_BF16 && !defined(SARTOR_WITHOUT_EIGHTS)
+#define SARTOR_EIGHTS 1
+#else
+#define SARTOR_EIGHTS 0
+#endif
+
 // Stored: an element of packed weights, of K and of V. Active: an element of an activation.
 // PAIR consecutive k lie side by side for each output; a "unit" is one such group, 4 bytes.
 #if SARTOR_FLOAT32_WEIGHTS
@@ -120,6 +127,11 @@ SARTOR_INLINE uint32_t load_pair(const Active* from) {
 }
 #endif
 
+#if SARTOR_EIGHTS
+}  // namespace sartor
+#include "product_eights.h"
+namespace sartor {
+#else
 // sums[r][j] += w[j] · x[r] over `units` units of stored weights; consecutive units of w[j] are `stride` elements apart.
 // Touches what lies AHEAD bytes further on, for weights that come from memory.
 template <int ROWS, int VECTORS, int AHEAD = 0>
@@ -154,6 +166,8 @@ SARTOR_INLINE void multiply_stored(Floats (&sums)[ROWS][VECTORS], const Stored* 
 #endif
     }
 }
+
+#endif
 
 // Calls function.template operator()<ROWS>() for a number of rows known only at run time.
 template <int ROWS = TILE_ROWS, typename Function>

@@ -45,6 +45,7 @@ struct alignas(64) PanelBlock {
     }
 };
 
+#if !SARTOR_EIGHTS
 // As multiply_stored, over `count` k of a prepared block of a panel. Touches `ahead`, one cache line a step, so that the
 // weights of the next block arrive meanwhile.
 template <int ROWS, int VECTORS>
@@ -73,6 +74,8 @@ SARTOR_INLINE void multiply_prepared(Floats (&sums)[ROWS][VECTORS], const void* 
     }
 }
 
+#endif
+
 using Scratch = PanelBlock;
 
 template <int ROWS, int PANELS>
@@ -84,7 +87,14 @@ void product_few(const Stored* panels, ptrdiff_t apart, int depth, const Active*
             const Active* rows[ROWS];
             for (int r = 0; r < ROWS; ++r) rows[r] = x + active_index(ROWS, r, k);
             const Stored* block = panels + (static_cast<size_t>(k) * PANEL + first * LANES * PAIR);
+#if SARTOR_EIGHTS
+            static_assert(PANELS == 1);
+            const Stored* w[TILE_VECTORS];
+            for (int j = 0; j < TILE_VECTORS; ++j) w[j] = block + j * LANES * PAIR;
+            multiply_stored<ROWS, TILE_VECTORS, STREAM_AHEAD>(sums[0], w, PANEL * PAIR, rows, units);
+#else
             multiply_side_by_side<ROWS, PANELS>(sums, block, apart, rows, units);
+#endif
         }
         for (int p = 0; p < PANELS; ++p)
             for (int r = 0; r < ROWS; ++r)
