@@ -119,7 +119,7 @@ def test_a_fork_bomb_ends_with_its_command(pod: CommandSandbox) -> None:
 
 @pytest.mark.parametrize(("own", "held"), [(True, 77), (False, None)])
 def test_the_kernel_counts_a_users_processes_only_where_they_are_the_pods(own: bool, held: int | None) -> None:
-    limits = command._limits(Limits(processes=77), alone=own)  # pyright: ignore[reportPrivateUsage]
+    limits = command._limits(Limits(processes=77), 0, alone=own)  # pyright: ignore[reportPrivateUsage]
     assert limits.get("RLIMIT_NPROC") == held
 
 

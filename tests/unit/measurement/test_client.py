@@ -108,7 +108,7 @@ def test_a_closed_loop_keeps_so_many_in_flight_and_waits_for_the_last(chain_mode
             assert server.most_running == 3
             assert len({s.request_id for s in samples}) == len(samples) >= 3
             assert all(s.ok for s in samples)
-            assert max(s.end for s in samples) >= limit
+            assert max(s.end for s in samples) > limit - 0.1  # its clock is looked at once more after an end
 
     asyncio.run(run())
 
