@@ -1,6 +1,7 @@
 """The operator as a process against a real API server, controllers and scheduler. Pods are ended by a scripted kubelet."""
 
 import json
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -304,19 +305,32 @@ def test_the_operator_works_with_the_rights_of_its_manifests(
     assert "forbidden" not in log.lower(), log[-3000:]
 
 
+def documents(text: str) -> Iterator[dict[str, Any]]:
+    """JSON objects that stand one behind the other; what was cut off at the end is left out."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(text):
+        try:
+            found, at = decoder.raw_decode(text, at)
+        except ValueError:
+            return
+        yield found
+        at += len(text[at:]) - len(text[at:].lstrip())
+
+
 def test_sealed_data_is_out_of_reach_of_agents_and_candidates(
-    prepared: DevCluster, namespace: str, operator: OperatorProcess
+    prepared: DevCluster, namespace: str, operator: OperatorProcess, tmp_path: Path
 ) -> None:
-    apply(prepared, synthesis(namespace))
-    pods: dict[str, dict[str, Any]] = {}
-
-    def seen() -> bool:
-        for pod in items(prepared, "pods", namespace):
-            pods[pod["metadata"]["name"]] = pod
-        return phase(prepared, namespace) == "Serving"
-
-    with Kubelet(prepared.kubeconfig, namespace):
-        wait_for("Serving", seen, 90, every=0.2)
+    log = tmp_path / "pods.json"
+    # A watch: a candidate may be there for less time than it takes to ask again.
+    watching = prepared.kubectl_command("get", "pods", "-n", namespace, "--watch", "-o", "json")
+    with log.open("wb") as to, subprocess.Popen(watching, stdout=to) as watch:
+        try:
+            apply(prepared, synthesis(namespace))
+            with Kubelet(prepared.kubeconfig, namespace):
+                wait_for("Serving", lambda: phase(prepared, namespace) == "Serving", 90, every=0.2)
+        finally:
+            watch.terminate()
+    pods = {pod["metadata"]["name"]: pod for pod in documents(log.read_text())}
     seeds = {
         names.name_of(secret): secret for secret in items(prepared, "secrets", namespace) if "seed" in secret["data"]
     }
